@@ -49,13 +49,17 @@ class Closed(GuestError):
     """The other end of a channel went away"""
 
 
-def log(text=''):
-    for line in text.splitlines() or ['']:
-        print(f'   {line}'.rstrip(), flush=True)
+# Where log() and step() write: not to a standard output that is TAP
+REPORT = sys.stdout
+
+
+def log(text):
+    for line in text.splitlines():
+        print(f'   {line}', file=REPORT, flush=True)
 
 
 def step(text):
-    print(f'== {text}', flush=True)
+    print(f'== {text}', file=REPORT, flush=True)
 
 
 def handle_signals():
@@ -279,7 +283,7 @@ class Setup:
 
     def _fetch(self):
         result = subprocess.run([os.path.join(HERE, 'fetch'), self.packages],
-                                check=False)
+                                stdout=REPORT, check=False)
         if result.returncode:
             raise GuestError("the guest's packages could not be fetched")
 
