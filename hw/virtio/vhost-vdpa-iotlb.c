@@ -1,0 +1,1320 @@
+/*
+ * vhost-vdpa: what the device may reach, wanted and programmed
+ *
+ * Copyright (c) 2026 The vhost-vdpa backend authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/host-utils.h"
+#include "qemu/interval-tree.h"
+#include "qapi/error.h"
+#include "vhost-vdpa-iotlb.h"
+
+/*
+ * Each address space has four sets of ranges:
+ *
+ * desired     what the user wants, as few ranges as possible
+ * programmed  the entries the kernel accepted, with the bounds they were
+ *             mapped with, because an entry can only be removed whole
+ * held        the pages of "programmed" by owner; each range is a reference.
+ *             Apart from the entries, because memory that stays where it is
+ *             can get another owner, which must not cost a message
+ * dirty       where the first two may differ.  Outside, each page is
+ *             programmed just as it is desired; so a commit looks nowhere
+ *             else.
+ */
+
+typedef struct IOTLBSpace IOTLBSpace;
+
+typedef struct IOTLBNode {
+    IntervalTreeNode it;
+    uint64_t uaddr;
+    void *owner;
+    uint8_t perm;
+    bool stale;         /* programmed: has to go, whatever is desired */
+    bool doomed;        /* programmed: about to be unmapped */
+} IOTLBNode;
+
+/* A set of ranges that do not overlap */
+typedef struct IOTLBMap {
+    IntervalTreeRoot root;
+    IOTLBSpace *space;
+    uint64_t nodes;
+    uint64_t pages;
+    bool linear;        /* uaddr advances with the address */
+    bool counted;       /* each node is a reference to its owner */
+} IOTLBMap;
+
+struct IOTLBSpace {
+    VhostVDPAIOTLB *iotlb;
+    uint32_t asid;
+    IOTLBMap desired;
+    IOTLBMap programmed;
+    IOTLBMap held;
+    IOTLBMap dirty;
+    /* References to drop as soon as the device knows of the removals */
+    GPtrArray *limbo;
+    bool failed;
+    VhostVDPAIOTLBFailure failure;
+    uint64_t messages;
+    uint64_t pages_mapped;
+    uint64_t lookups;
+};
+
+struct VhostVDPAIOTLB {
+    const VhostVDPAIOTLBOps *ops;
+    void *opaque;
+    uint64_t small_limit;
+    uint64_t page_size;
+    bool batching;
+    /* As the device gave it, for messages */
+    uint64_t range_first;
+    uint64_t range_last;
+    /* The whole pages in it; nothing if first > last */
+    uint64_t usable_first;
+    uint64_t usable_last;
+    /*
+     * The address space whose batch could not be closed.  There is one at
+     * most, because the kernel refuses messages for all others meanwhile.
+     */
+    IOTLBSpace *unsettled;
+    GPtrArray *spaces;  /* in ascending order of asid */
+};
+
+/* One commit or withdrawal */
+typedef struct IOTLBRun {
+    IOTLBSpace *space;
+    VhostVDPAIOTLBReport report;
+    VhostVDPAIOTLBFailure failure;      /* valid if report.failures */
+    uint64_t pages_mapped;
+    uint64_t pages_unmapped;
+    uint64_t pages_left;
+    uint64_t budget;                    /* pages still to be mapped anew */
+    bool in_batch;
+    IOTLBMap removed;                   /* taken away by this run */
+    IOTLBMap again;                     /* still dirty afterwards */
+} IOTLBRun;
+
+/* Returns false to stop */
+typedef bool (*IOTLBPieceFunc)(const VhostVDPAIOTLBRange *piece, void *data);
+
+static uint64_t iotlb_pages(const VhostVDPAIOTLB *iotlb,
+                            uint64_t first, uint64_t last)
+{
+    /* Not size / page_size: the largest size is no 64-bit number */
+    return (last - first) / iotlb->page_size + 1;
+}
+
+static uint64_t iotlb_bytes(const VhostVDPAIOTLB *iotlb, uint64_t pages)
+{
+    return pages > UINT64_MAX / iotlb->page_size ? UINT64_MAX
+                                                 : pages * iotlb->page_size;
+}
+
+static bool iotlb_aligned(const VhostVDPAIOTLB *iotlb,
+                          uint64_t first, uint64_t last)
+{
+    uint64_t mask = iotlb->page_size - 1;
+
+    return first <= last && !(first & mask) && !((last + 1) & mask);
+}
+
+/* Sets of ranges */
+
+static void map_init(IOTLBMap *map, IOTLBSpace *space)
+{
+    *map = (IOTLBMap) { .space = space };
+}
+
+static IOTLBNode *map_node(IntervalTreeNode *it)
+{
+    return it ? container_of(it, IOTLBNode, it) : NULL;
+}
+
+static IOTLBNode *map_first(IOTLBMap *map, uint64_t first, uint64_t last)
+{
+    map->space->lookups++;
+    return map_node(interval_tree_iter_first(&map->root, first, last));
+}
+
+static IOTLBNode *map_next(IOTLBMap *map, IOTLBNode *node,
+                           uint64_t first, uint64_t last)
+{
+    map->space->lookups++;
+    return map_node(interval_tree_iter_next(&node->it, first, last));
+}
+
+static void map_link(IOTLBMap *map, IOTLBNode *node)
+{
+    map->space->lookups++;
+    map->nodes++;
+    map->pages += iotlb_pages(map->space->iotlb, node->it.start,
+                              node->it.last);
+    interval_tree_insert(&node->it, &map->root);
+}
+
+static void map_unlink(IOTLBMap *map, IOTLBNode *node)
+{
+    map->space->lookups++;
+    map->nodes--;
+    map->pages -= iotlb_pages(map->space->iotlb, node->it.start,
+                              node->it.last);
+    interval_tree_remove(&node->it, &map->root);
+}
+
+static void map_new_node(IOTLBMap *map, uint64_t first, uint64_t last,
+                         uint64_t uaddr, uint8_t perm, void *owner)
+{
+    VhostVDPAIOTLB *iotlb = map->space->iotlb;
+    IOTLBNode *node = g_new0(IOTLBNode, 1);
+
+    node->it.start = first;
+    node->it.last = last;
+    node->uaddr = uaddr;
+    node->perm = perm;
+    node->owner = owner;
+    map_link(map, node);
+
+    if (map->counted && owner && iotlb->ops->ref) {
+        iotlb->ops->ref(iotlb->opaque, owner);
+    }
+}
+
+/* @node is not linked */
+static void map_free_node(IOTLBMap *map, IOTLBNode *node)
+{
+    if (map->counted && node->owner) {
+        g_ptr_array_add(map->space->limbo, node->owner);
+    }
+    g_free(node);
+}
+
+static uint64_t map_uaddr(const IOTLBMap *map, const IOTLBNode *node,
+                          uint64_t addr)
+{
+    return node->uaddr + (map->linear ? addr - node->it.start : 0);
+}
+
+/* Remove [first, last]; nodes that reach out of it keep the rest */
+static void map_cut(IOTLBMap *map, uint64_t first, uint64_t last)
+{
+    IOTLBNode *node;
+
+    while ((node = map_first(map, first, last))) {
+        uint64_t node_first = node->it.start;
+        uint64_t node_last = node->it.last;
+
+        map_unlink(map, node);
+        if (node_first < first && node_last > last) {
+            map_new_node(map, last + 1, node_last,
+                         map_uaddr(map, node, last + 1),
+                         node->perm, node->owner);
+        }
+        if (node_first < first) {
+            node->it.last = first - 1;
+            map_link(map, node);
+        } else if (node_last > last) {
+            node->uaddr = map_uaddr(map, node, last + 1);
+            node->it.start = last + 1;
+            map_link(map, node);
+        } else {
+            map_free_node(map, node);
+        }
+    }
+}
+
+static bool map_same(const IOTLBNode *node, uint8_t perm, void *owner)
+{
+    return node->perm == perm && node->owner == owner;
+}
+
+/* Set [first, last], joining it with neighbours it goes on with */
+static void map_put(IOTLBMap *map, uint64_t first, uint64_t last,
+                    uint64_t uaddr, uint8_t perm, void *owner)
+{
+    uint64_t uaddr_next = uaddr;
+    IOTLBNode *left = NULL, *right = NULL;
+
+    map_cut(map, first, last);
+
+    if (first > 0) {
+        left = map_first(map, first - 1, first - 1);
+    }
+    if (last < UINT64_MAX) {
+        right = map_first(map, last + 1, last + 1);
+    }
+    if (map->linear) {
+        uaddr_next += last - first + 1;
+    }
+    /* Host memory does not go on from its last byte to address 0 */
+    if (left && (!map_same(left, perm, owner) ||
+                 map_uaddr(map, left, first) != uaddr ||
+                 (map->linear && !uaddr))) {
+        left = NULL;
+    }
+    if (right && (!map_same(right, perm, owner) ||
+                  right->uaddr != uaddr_next ||
+                  (map->linear && !uaddr_next))) {
+        right = NULL;
+    }
+
+    if (right) {
+        map_unlink(map, right);
+        last = right->it.last;
+    }
+    if (left) {
+        map_unlink(map, left);
+        left->it.last = last;
+        map_link(map, left);
+        if (right) {
+            map_free_node(map, right);
+        }
+    } else if (right) {
+        right->it.start = first;
+        right->uaddr = uaddr;
+        map_link(map, right);
+    } else {
+        map_new_node(map, first, last, uaddr, perm, owner);
+    }
+}
+
+static void map_clear(IOTLBMap *map)
+{
+    map_cut(map, 0, UINT64_MAX);
+}
+
+static void dirty_put(IOTLBMap *map, uint64_t first, uint64_t last)
+{
+    map_put(map, first, last, 0, 0, NULL);
+}
+
+/* Address spaces */
+
+static IOTLBSpace *iotlb_find(VhostVDPAIOTLB *iotlb, uint32_t asid)
+{
+    for (guint i = 0; i < iotlb->spaces->len; i++) {
+        IOTLBSpace *space = g_ptr_array_index(iotlb->spaces, i);
+
+        if (space->asid == asid) {
+            return space;
+        }
+    }
+    return NULL;
+}
+
+static IOTLBSpace *iotlb_get(VhostVDPAIOTLB *iotlb, uint32_t asid)
+{
+    IOTLBSpace *space = iotlb_find(iotlb, asid);
+    guint i;
+
+    if (space) {
+        return space;
+    }
+
+    space = g_new0(IOTLBSpace, 1);
+    space->iotlb = iotlb;
+    space->asid = asid;
+    map_init(&space->desired, space);
+    map_init(&space->programmed, space);
+    map_init(&space->held, space);
+    map_init(&space->dirty, space);
+    space->desired.linear = true;
+    space->programmed.linear = true;
+    space->held.counted = true;
+    space->limbo = g_ptr_array_new();
+
+    for (i = 0; i < iotlb->spaces->len; i++) {
+        IOTLBSpace *other = g_ptr_array_index(iotlb->spaces, i);
+
+        if (other->asid > asid) {
+            break;
+        }
+    }
+    g_ptr_array_insert(iotlb->spaces, i, space);
+    return space;
+}
+
+/*
+ * Drop references, unless the device may still be able to reach the memory.
+ * To be called last, because dropping one may lead back into the reconciler.
+ */
+static void space_release(IOTLBSpace *space)
+{
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    g_autoptr(GPtrArray) limbo = NULL;
+
+    if (!space->limbo->len || iotlb->unsettled == space) {
+        return;
+    }
+    limbo = space->limbo;
+    space->limbo = g_ptr_array_new();
+    for (guint i = 0; iotlb->ops->unref && i < limbo->len; i++) {
+        iotlb->ops->unref(iotlb->opaque, g_ptr_array_index(limbo, i));
+    }
+}
+
+/* Something desired that no message can bring to the device, or NULL */
+static IOTLBNode *space_outside(IOTLBSpace *space)
+{
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    IOTLBNode *node = NULL;
+
+    if (iotlb->usable_first > iotlb->usable_last) {
+        return map_first(&space->desired, 0, UINT64_MAX);
+    }
+    if (iotlb->usable_first > 0) {
+        node = map_first(&space->desired, 0, iotlb->usable_first - 1);
+    }
+    if (!node && iotlb->usable_last < UINT64_MAX) {
+        node = map_first(&space->desired, iotlb->usable_last + 1, UINT64_MAX);
+    }
+    return node;
+}
+
+/* Is each page of [first, last], part of @entry, desired as it is? */
+static bool space_matches(IOTLBSpace *space, const IOTLBNode *entry,
+                          uint64_t first, uint64_t last)
+{
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    IOTLBNode *node;
+
+    if (first < iotlb->usable_first || last > iotlb->usable_last) {
+        return false;
+    }
+
+    node = map_first(&space->desired, first, last);
+    while (node && node->it.start <= first && node->perm == entry->perm &&
+           map_uaddr(&space->desired, node, first) ==
+           map_uaddr(&space->programmed, entry, first)) {
+        if (node->it.last >= last) {
+            return true;
+        }
+        first = node->it.last + 1;
+        node = map_next(&space->desired, node, first, last);
+    }
+    return false;
+}
+
+/*
+ * Find the entries that have to go.
+ *
+ * With @doomed, collects all of them in ascending order.  Returns whether
+ * there are any.
+ */
+static bool space_find_doomed(IOTLBSpace *space, GPtrArray *doomed)
+{
+    IOTLBNode *dirty, *entry;
+    bool found = false;
+
+    for (dirty = map_first(&space->dirty, 0, UINT64_MAX); dirty;
+         dirty = map_next(&space->dirty, dirty, 0, UINT64_MAX)) {
+        uint64_t first = dirty->it.start, last = dirty->it.last;
+
+        for (entry = map_first(&space->programmed, first, last); entry;
+             entry = map_next(&space->programmed, entry, first, last)) {
+            if (entry->doomed ||
+                (!entry->stale &&
+                 space_matches(space, entry, MAX(first, entry->it.start),
+                               MIN(last, entry->it.last)))) {
+                continue;
+            }
+            found = true;
+            if (!doomed) {
+                return true;
+            }
+            entry->doomed = true;
+            g_ptr_array_add(doomed, entry);
+        }
+    }
+    return found;
+}
+
+/* Hand out [first, last], part of @node, in pieces that make good entries */
+static bool space_missing_piece(IOTLBSpace *space, const IOTLBNode *node,
+                                uint64_t first, uint64_t last,
+                                IOTLBPieceFunc func, void *data)
+{
+    uint64_t limit = space->iotlb->small_limit;
+
+    while (true) {
+        VhostVDPAIOTLBRange piece = {
+            .first = first,
+            .last = last,
+            .uaddr = map_uaddr(&space->desired, node, first),
+            .owner = node->owner,
+            .perm = node->perm,
+        };
+
+        if (first < limit && last >= limit) {
+            piece.last = limit - 1;
+        } else if (first == 0 && last == UINT64_MAX) {
+            /* The size of all IOVAs is one more than a message can hold */
+            piece.last = INT64_MAX;
+        }
+        if (!func(&piece, data)) {
+            return false;
+        }
+        if (piece.last == last) {
+            return true;
+        }
+        first = piece.last + 1;
+    }
+}
+
+/*
+ * Find what is desired, but not programmed, and can be.
+ *
+ * Calls @func in ascending order.  Pieces that touch and could be one are one:
+ * "desired" has joined what goes together, and as missing pages are dirty,
+ * touching ones are in the same dirty range.  Returns false if @func did.
+ */
+static bool space_find_missing(IOTLBSpace *space, IOTLBPieceFunc func,
+                               void *data)
+{
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    IOTLBNode *dirty, *node, *entry;
+
+    for (dirty = map_first(&space->dirty, 0, UINT64_MAX); dirty;
+         dirty = map_next(&space->dirty, dirty, 0, UINT64_MAX)) {
+        uint64_t first = MAX(dirty->it.start, iotlb->usable_first);
+        uint64_t last = MIN(dirty->it.last, iotlb->usable_last);
+
+        if (first > last) {
+            continue;
+        }
+        for (node = map_first(&space->desired, first, last); node;
+             node = map_next(&space->desired, node, first, last)) {
+            uint64_t pos = MAX(first, node->it.start);
+            uint64_t end = MIN(last, node->it.last);
+            bool covered = false;
+
+            for (entry = map_first(&space->programmed, pos, end);
+                 entry && !covered;
+                 entry = map_next(&space->programmed, entry, pos, end)) {
+                if (entry->it.start > pos &&
+                    !space_missing_piece(space, node, pos,
+                                         entry->it.start - 1, func, data)) {
+                    return false;
+                }
+                if (entry->it.last >= end) {
+                    covered = true;
+                } else {
+                    pos = entry->it.last + 1;
+                }
+            }
+            if (!covered &&
+                !space_missing_piece(space, node, pos, end, func, data)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool piece_stop(const VhostVDPAIOTLBRange *piece, void *data)
+{
+    return false;
+}
+
+static bool piece_collect(const VhostVDPAIOTLBRange *piece, void *data)
+{
+    g_array_append_vals(data, piece, 1);
+    return true;
+}
+
+/* Commits and withdrawals */
+
+static void run_init(IOTLBRun *run, IOTLBSpace *space, uint64_t budget)
+{
+    *run = (IOTLBRun) {
+        .space = space,
+        .budget = budget,
+        .report.entries_before = space->programmed.nodes,
+    };
+    map_init(&run->removed, space);
+    map_init(&run->again, space);
+}
+
+static void run_fail(IOTLBRun *run, VhostVDPAIOTLBStep step, int ret,
+                     uint32_t asid, uint64_t first, uint64_t last)
+{
+    assert(ret < 0);
+    if (!run->report.failures++) {
+        run->failure = (VhostVDPAIOTLBFailure) {
+            .step = step,
+            .err = -ret,
+            .asid = asid,
+            .first = first,
+            .last = last,
+        };
+    }
+}
+
+static bool run_send_begin(IOTLBRun *run, IOTLBSpace *space)
+{
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    int ret;
+
+    run->report.messages++;
+    ret = iotlb->ops->batch_begin(iotlb->opaque, space->asid);
+    if (ret) {
+        run_fail(run, VHOST_VDPA_IOTLB_STEP_BATCH_BEGIN, ret, space->asid,
+                 0, 0);
+        return false;
+    }
+    return true;
+}
+
+static bool run_send_end(IOTLBRun *run, IOTLBSpace *space)
+{
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    int ret;
+
+    run->report.messages++;
+    ret = iotlb->ops->batch_end(iotlb->opaque, space->asid);
+    if (ret) {
+        run_fail(run, VHOST_VDPA_IOTLB_STEP_BATCH_END, ret, space->asid,
+                 0, 0);
+        iotlb->unsettled = space;
+        return false;
+    }
+    if (iotlb->unsettled == space) {
+        iotlb->unsettled = NULL;
+    }
+    return true;
+}
+
+/* Returns false if no further message may be sent */
+static bool run_begin(IOTLBRun *run)
+{
+    IOTLBSpace *space = run->space;
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    IOTLBSpace *other = iotlb->unsettled;
+
+    if (other && other != space) {
+        /*
+         * The kernel refuses our messages as long as the other batch is open.
+         * In case it is not, the end has no effect without a beginning.
+         */
+        if (!run_send_begin(run, other) || !run_send_end(run, other)) {
+            return false;
+        }
+    }
+    if (!iotlb->batching && iotlb->unsettled != space) {
+        return true;
+    }
+    run->in_batch = run_send_begin(run, space);
+    return run->in_batch;
+}
+
+static void run_end(IOTLBRun *run)
+{
+    if (run->in_batch) {
+        run_send_end(run, run->space);
+    }
+}
+
+static void run_unmap(IOTLBRun *run, IOTLBNode *entry)
+{
+    IOTLBSpace *space = run->space;
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    uint64_t first = entry->it.start, last = entry->it.last;
+    int ret;
+
+    run->report.messages++;
+    ret = iotlb->ops->unmap(iotlb->opaque, space->asid, first, last);
+    if (ret) {
+        run_fail(run, VHOST_VDPA_IOTLB_STEP_UNMAP, ret, space->asid,
+                 first, last);
+        entry->doomed = false;
+        dirty_put(&run->again, first, last);
+        return;
+    }
+
+    run->report.unmaps++;
+    run->pages_unmapped += iotlb_pages(iotlb, first, last);
+    dirty_put(&run->removed, first, last);
+    map_cut(&space->held, first, last);
+    map_unlink(&space->programmed, entry);
+    map_free_node(&space->programmed, entry);
+}
+
+/*
+ * Some kernels, when they fail to map the first piece of a range at IOVA 0
+ * of a device that works with virtual addresses, clean up with a range that
+ * means "all" instead of "nothing".  Whether it happened cannot be seen, so
+ * all entries have to be unmapped (which succeeds for those that are gone)
+ * and mapped again.
+ */
+static void run_distrust(IOTLBRun *run)
+{
+    IOTLBMap *programmed = &run->space->programmed;
+    IOTLBNode *entry;
+
+    for (entry = map_first(programmed, 0, UINT64_MAX); entry;
+         entry = map_next(programmed, entry, 0, UINT64_MAX)) {
+        entry->stale = true;
+        dirty_put(&run->again, entry->it.start, entry->it.last);
+    }
+}
+
+/* Map [first, last], part of @piece */
+static void run_map(IOTLBRun *run, const VhostVDPAIOTLBRange *piece,
+                    uint64_t first, uint64_t last)
+{
+    IOTLBSpace *space = run->space;
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    uint64_t uaddr = piece->uaddr + (first - piece->first);
+    int ret;
+
+    run->report.messages++;
+    ret = iotlb->ops->map(iotlb->opaque, space->asid, first, last, uaddr,
+                          piece->perm);
+    if (ret) {
+        run_fail(run, VHOST_VDPA_IOTLB_STEP_MAP, ret, space->asid,
+                 first, last);
+        dirty_put(&run->again, first, last);
+        if (first == 0) {
+            run_distrust(run);
+        }
+        return;
+    }
+
+    run->report.maps++;
+    run->pages_mapped += iotlb_pages(iotlb, first, last);
+    map_new_node(&space->programmed, first, last, uaddr, piece->perm, NULL);
+    map_put(&space->held, first, last, 0, 0, piece->owner);
+}
+
+/*
+ * Map as much of @piece as the budget allows; what this run took away before
+ * does not count.
+ */
+static void run_map_some(IOTLBRun *run, const VhostVDPAIOTLBRange *piece)
+{
+    VhostVDPAIOTLB *iotlb = run->space->iotlb;
+    uint64_t from = piece->first;       /* not mapped yet from here ... */
+    uint64_t pos = piece->first;        /* ... but allowed up to here */
+
+    while (true) {
+        IOTLBNode *removed = map_first(&run->removed, pos, piece->last);
+        bool back = removed && removed->it.start <= pos;
+        uint64_t last = piece->last;
+
+        if (back) {
+            last = MIN(last, removed->it.last);
+        } else {
+            uint64_t pages, allowed;
+
+            if (removed) {
+                last = removed->it.start - 1;
+            }
+            pages = iotlb_pages(iotlb, pos, last);
+            allowed = MIN(pages, run->budget);
+            run->budget -= allowed;
+            if (allowed < pages) {
+                uint64_t cut = pos + allowed * iotlb->page_size;
+
+                if (cut > from) {
+                    run_map(run, piece, from, cut - 1);
+                }
+                run->pages_left += pages - allowed;
+                dirty_put(&run->again, cut, last);
+                from = last + 1;
+            }
+        }
+        if (last == piece->last) {
+            break;
+        }
+        pos = last + 1;
+    }
+    /* One past the end can be 0 */
+    if (from - 1 != piece->last) {
+        run_map(run, piece, from, piece->last);
+    }
+}
+
+/*
+ * Where memory stays programmed, but has got another owner, hold that one.
+ */
+static void run_sync_owners(IOTLBRun *run)
+{
+    IOTLBSpace *space = run->space;
+    IOTLBNode *dirty, *entry, *node, *held;
+
+    for (dirty = map_first(&space->dirty, 0, UINT64_MAX); dirty;
+         dirty = map_next(&space->dirty, dirty, 0, UINT64_MAX)) {
+        uint64_t first = dirty->it.start, last = dirty->it.last;
+
+        for (node = map_first(&space->desired, first, last); node;
+             node = map_next(&space->desired, node, first, last)) {
+            uint64_t node_first = MAX(first, node->it.start);
+            uint64_t node_last = MIN(last, node->it.last);
+
+            for (entry = map_first(&space->programmed, node_first, node_last);
+                 entry; entry = map_next(&space->programmed, entry,
+                                         node_first, node_last)) {
+                uint64_t a = MAX(node_first, entry->it.start);
+                uint64_t b = MIN(node_last, entry->it.last);
+
+                if (node->perm != entry->perm ||
+                    map_uaddr(&space->desired, node, a) !=
+                    map_uaddr(&space->programmed, entry, a)) {
+                    continue;
+                }
+                held = map_first(&space->held, a, b);
+                if (held->owner != node->owner || held->it.last < b) {
+                    map_put(&space->held, a, b, 0, 0, node->owner);
+                }
+            }
+        }
+    }
+}
+
+/* What is outside the IOVA range stays to be looked at */
+static void run_keep_outside(IOTLBRun *run, uint64_t first, uint64_t last)
+{
+    IOTLBSpace *space = run->space;
+    IOTLBNode *dirty, *node;
+
+    for (dirty = map_first(&space->dirty, first, last); dirty;
+         dirty = map_next(&space->dirty, dirty, first, last)) {
+        uint64_t dirty_first = MAX(first, dirty->it.start);
+        uint64_t dirty_last = MIN(last, dirty->it.last);
+
+        for (node = map_first(&space->desired, dirty_first, dirty_last); node;
+             node = map_next(&space->desired, node, dirty_first, dirty_last)) {
+            dirty_put(&run->again, MAX(dirty_first, node->it.start),
+                      MIN(dirty_last, node->it.last));
+        }
+    }
+}
+
+static void error_set_failure(Error **errp, const VhostVDPAIOTLB *iotlb,
+                              const VhostVDPAIOTLBFailure *failure,
+                              uint64_t failures)
+{
+    g_autofree char *more = NULL;
+
+    if (failures > 1) {
+        more = g_strdup_printf(" (first of %" PRIu64 " failures)", failures);
+    } else {
+        more = g_strdup("");
+    }
+
+    switch (failure->step) {
+    case VHOST_VDPA_IOTLB_STEP_RANGE:
+        error_setg(errp, "memory at IOVA 0x%" PRIx64 "-0x%" PRIx64
+                   " of address space %" PRIu32 " is outside the device's"
+                   " IOVA range 0x%" PRIx64 "-0x%" PRIx64 "%s",
+                   failure->first, failure->last, failure->asid,
+                   iotlb->range_first, iotlb->range_last, more);
+        break;
+    case VHOST_VDPA_IOTLB_STEP_BATCH_BEGIN:
+    case VHOST_VDPA_IOTLB_STEP_BATCH_END:
+        error_setg_errno(errp, failure->err, "cannot %s a batch of IOTLB"
+                         " messages for address space %" PRIu32 "%s",
+                         failure->step == VHOST_VDPA_IOTLB_STEP_BATCH_BEGIN ?
+                         "begin" : "end", failure->asid, more);
+        break;
+    case VHOST_VDPA_IOTLB_STEP_UNMAP:
+    case VHOST_VDPA_IOTLB_STEP_MAP:
+        error_setg_errno(errp, failure->err, "cannot %s IOVA 0x%" PRIx64
+                         "-0x%" PRIx64 " (%" PRIu64 " bytes) of address"
+                         " space %" PRIu32 "%s",
+                         failure->step == VHOST_VDPA_IOTLB_STEP_MAP ?
+                         "map" : "unmap", failure->first, failure->last,
+                         failure->last - failure->first + 1, failure->asid,
+                         more);
+        break;
+    default:
+        g_assert_not_reached();
+    }
+}
+
+/*
+ * @unsettled is the address space that was unsettled before; that may have
+ * changed
+ */
+static bool run_finish(IOTLBRun *run, IOTLBSpace *unsettled,
+                       VhostVDPAIOTLBReport *report, Error **errp)
+{
+    IOTLBSpace *space = run->space;
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    bool ok = !run->report.failures;
+
+    map_clear(&run->removed);
+    map_clear(&run->again);
+
+    run->report.entries_after = space->programmed.nodes;
+    run->report.bytes_mapped = iotlb_bytes(iotlb, run->pages_mapped);
+    run->report.bytes_unmapped = iotlb_bytes(iotlb, run->pages_unmapped);
+    run->report.bytes_left = iotlb_bytes(iotlb, run->pages_left);
+    space->messages += run->report.messages;
+    space->pages_mapped += run->pages_mapped;
+    space->failed = !ok;
+    space->failure = run->failure;
+
+    if (report) {
+        *report = run->report;
+    }
+    if (!ok) {
+        error_set_failure(errp, iotlb, &run->failure, run->report.failures);
+    }
+
+    if (unsettled && unsettled != space) {
+        space_release(unsettled);
+    }
+    space_release(space);
+    return ok;
+}
+
+static bool space_commit(IOTLBSpace *space, uint64_t budget,
+                         VhostVDPAIOTLBReport *report, Error **errp)
+{
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    IOTLBSpace *unsettled = iotlb->unsettled;
+    g_autoptr(GPtrArray) doomed = g_ptr_array_new();
+    g_autoptr(GArray) missing = g_array_new(false, false,
+                                            sizeof(VhostVDPAIOTLBRange));
+    IOTLBNode *outside;
+    IOTLBMap old;
+    IOTLBRun run;
+    bool open;
+
+    run_init(&run, space, budget);
+
+    outside = space_outside(space);
+    if (outside) {
+        run_fail(&run, VHOST_VDPA_IOTLB_STEP_RANGE, -ERANGE, space->asid,
+                 outside->it.start, outside->it.last);
+    }
+
+    /* What is left of an entry that has to go will be missing, too */
+    space_find_doomed(space, doomed);
+    for (guint i = 0; i < doomed->len; i++) {
+        IOTLBNode *entry = g_ptr_array_index(doomed, i);
+
+        dirty_put(&space->dirty, entry->it.start, entry->it.last);
+    }
+
+    if (doomed->len || unsettled == space ||
+        !space_find_missing(space, piece_stop, NULL)) {
+        open = run_begin(&run);
+        for (guint i = 0; i < doomed->len; i++) {
+            IOTLBNode *entry = g_ptr_array_index(doomed, i);
+
+            if (open) {
+                run_unmap(&run, entry);
+            } else {
+                entry->doomed = false;
+            }
+        }
+        if (!open) {
+            return run_finish(&run, unsettled, report, errp);
+        }
+
+        /* Where an unmap failed, the entry hides what should replace it */
+        space_find_missing(space, piece_collect, missing);
+        for (guint i = 0; i < missing->len; i++) {
+            run_map_some(&run, &g_array_index(missing, VhostVDPAIOTLBRange,
+                                              i));
+        }
+        run_end(&run);
+    }
+
+    run_sync_owners(&run);
+    if (outside) {
+        if (iotlb->usable_first > iotlb->usable_last) {
+            run_keep_outside(&run, 0, UINT64_MAX);
+        } else {
+            if (iotlb->usable_first > 0) {
+                run_keep_outside(&run, 0, iotlb->usable_first - 1);
+            }
+            if (iotlb->usable_last < UINT64_MAX) {
+                run_keep_outside(&run, iotlb->usable_last + 1, UINT64_MAX);
+            }
+        }
+    }
+
+    /* All else is clean now; run_finish() disposes of the old set */
+    old = space->dirty;
+    space->dirty = run.again;
+    run.again = old;
+    return run_finish(&run, unsettled, report, errp);
+}
+
+static bool space_withdraw(IOTLBSpace *space, VhostVDPAIOTLBReport *report,
+                           Error **errp)
+{
+    IOTLBSpace *unsettled = space->iotlb->unsettled;
+    IOTLBNode *entry, *next;
+    IOTLBRun run;
+
+    run_init(&run, space, 0);
+    /*
+     * What cannot be unmapped now is useless all the same, because the driver
+     * forgets it; so let the next commit unmap it first.
+     */
+    for (entry = map_first(&space->programmed, 0, UINT64_MAX); entry;
+         entry = map_next(&space->programmed, entry, 0, UINT64_MAX)) {
+        entry->stale = true;
+    }
+    dirty_put(&space->dirty, 0, UINT64_MAX);
+
+    if ((space->programmed.nodes || unsettled == space) && run_begin(&run)) {
+        for (entry = map_first(&space->programmed, 0, UINT64_MAX); entry;
+             entry = next) {
+            next = map_next(&space->programmed, entry, 0, UINT64_MAX);
+            run_unmap(&run, entry);
+        }
+        run_end(&run);
+    }
+    return run_finish(&run, unsettled, report, errp);
+}
+
+static uint64_t sum_bytes(uint64_t a, uint64_t b)
+{
+    uint64_t sum;
+
+    return uadd64_overflow(a, b, &sum) ? UINT64_MAX : sum;
+}
+
+static bool iotlb_run_all(VhostVDPAIOTLB *iotlb, bool withdraw,
+                          VhostVDPAIOTLBReport *report, Error **errp)
+{
+    VhostVDPAIOTLBReport sum = { 0 };
+    bool ok = true;
+
+    for (guint i = 0; i < iotlb->spaces->len; i++) {
+        IOTLBSpace *space = g_ptr_array_index(iotlb->spaces, i);
+        VhostVDPAIOTLBReport one;
+        Error **one_errp = ok ? errp : NULL;
+
+        if (withdraw) {
+            ok &= space_withdraw(space, &one, one_errp);
+        } else {
+            ok &= space_commit(space, UINT64_MAX, &one, one_errp);
+        }
+        sum.entries_before += one.entries_before;
+        sum.entries_after += one.entries_after;
+        sum.messages += one.messages;
+        sum.maps += one.maps;
+        sum.unmaps += one.unmaps;
+        sum.bytes_mapped = sum_bytes(sum.bytes_mapped, one.bytes_mapped);
+        sum.bytes_unmapped = sum_bytes(sum.bytes_unmapped, one.bytes_unmapped);
+        sum.failures += one.failures;
+    }
+    if (report) {
+        *report = sum;
+    }
+    return ok;
+}
+
+static void map_foreach(IOTLBMap *map, VhostVDPAIOTLBFunc func, void *data)
+{
+    IOTLBNode *node;
+
+    for (node = map_first(map, 0, UINT64_MAX); node;
+         node = map_next(map, node, 0, UINT64_MAX)) {
+        VhostVDPAIOTLBRange range = {
+            .first = node->it.start,
+            .last = node->it.last,
+            .uaddr = node->uaddr,
+            .owner = node->owner,
+            .perm = node->perm,
+        };
+
+        if (!func(&range, data)) {
+            break;
+        }
+    }
+}
+
+/* The public interface */
+
+VhostVDPAIOTLB *vhost_vdpa_iotlb_new(const VhostVDPAIOTLBOps *ops,
+                                     void *opaque, uint64_t small_limit,
+                                     uint64_t page_size)
+{
+    VhostVDPAIOTLB *iotlb = g_new0(VhostVDPAIOTLB, 1);
+
+    assert(ops->batch_begin && ops->batch_end && ops->map && ops->unmap);
+    assert(!ops->ref == !ops->unref);
+    assert(page_size > 1 && is_power_of_2(page_size));
+    assert(!(small_limit & (page_size - 1)));
+
+    iotlb->ops = ops;
+    iotlb->opaque = opaque;
+    iotlb->small_limit = small_limit;
+    iotlb->page_size = page_size;
+    iotlb->range_last = UINT64_MAX;
+    iotlb->usable_last = UINT64_MAX;
+    iotlb->spaces = g_ptr_array_new();
+    return iotlb;
+}
+
+void vhost_vdpa_iotlb_free(VhostVDPAIOTLB *iotlb)
+{
+    if (!iotlb) {
+        return;
+    }
+    iotlb->unsettled = NULL;
+    for (guint i = 0; i < iotlb->spaces->len; i++) {
+        IOTLBSpace *space = g_ptr_array_index(iotlb->spaces, i);
+
+        map_clear(&space->desired);
+        map_clear(&space->programmed);
+        map_clear(&space->held);
+        map_clear(&space->dirty);
+        space_release(space);
+        g_ptr_array_free(space->limbo, true);
+        g_free(space);
+    }
+    g_ptr_array_free(iotlb->spaces, true);
+    g_free(iotlb);
+}
+
+void vhost_vdpa_iotlb_set_batching(VhostVDPAIOTLB *iotlb, bool batching)
+{
+    iotlb->batching = batching;
+}
+
+void vhost_vdpa_iotlb_set_range(VhostVDPAIOTLB *iotlb,
+                                uint64_t first, uint64_t last)
+{
+    uint64_t page_size = iotlb->page_size;
+
+    assert(first <= last);
+    if (first == iotlb->range_first && last == iotlb->range_last) {
+        return;
+    }
+    iotlb->range_first = first;
+    iotlb->range_last = last;
+
+    /* Inwards to whole pages */
+    iotlb->usable_first = ROUND_UP(first, page_size);
+    iotlb->usable_last = QEMU_ALIGN_DOWN(last, page_size);
+    if (last - iotlb->usable_last == page_size - 1) {
+        iotlb->usable_last = last;
+    } else {
+        iotlb->usable_last--;
+    }
+    if (iotlb->usable_first < first || iotlb->usable_last > last ||
+        iotlb->usable_first > iotlb->usable_last) {
+        /* One of them wrapped around, or both met */
+        iotlb->usable_first = 1;
+        iotlb->usable_last = 0;
+    }
+
+    for (guint i = 0; i < iotlb->spaces->len; i++) {
+        IOTLBSpace *space = g_ptr_array_index(iotlb->spaces, i);
+
+        dirty_put(&space->dirty, 0, UINT64_MAX);
+    }
+}
+
+bool vhost_vdpa_iotlb_add(VhostVDPAIOTLB *iotlb, uint32_t asid,
+                          uint64_t first, uint64_t last, uint64_t uaddr,
+                          VhostVDPAIOTLBPerm perm, void *owner, Error **errp)
+{
+    IOTLBSpace *space = iotlb_get(iotlb, asid);
+    IOTLBNode *node;
+
+    assert(iotlb_aligned(iotlb, first, last));
+    assert(!(uaddr & (iotlb->page_size - 1)));
+    assert(last - first <= UINT64_MAX - uaddr);
+    assert(perm >= VHOST_VDPA_IOTLB_RO && perm <= VHOST_VDPA_IOTLB_RW);
+
+    node = map_first(&space->desired, first, last);
+    if (!node || node->it.start > first || node->it.last < last ||
+        map_uaddr(&space->desired, node, first) != uaddr ||
+        !map_same(node, perm, owner)) {
+        map_put(&space->desired, first, last, uaddr, perm, owner);
+        dirty_put(&space->dirty, first, last);
+    }
+
+    if (first < iotlb->usable_first || last > iotlb->usable_last) {
+        VhostVDPAIOTLBFailure failure = {
+            .step = VHOST_VDPA_IOTLB_STEP_RANGE,
+            .err = ERANGE,
+            .asid = asid,
+            .first = first,
+            .last = last,
+        };
+
+        error_set_failure(errp, iotlb, &failure, 1);
+        return false;
+    }
+    return true;
+}
+
+void vhost_vdpa_iotlb_del(VhostVDPAIOTLB *iotlb, uint32_t asid,
+                          uint64_t first, uint64_t last)
+{
+    IOTLBSpace *space = iotlb_find(iotlb, asid);
+    IOTLBNode *node;
+
+    assert(iotlb_aligned(iotlb, first, last));
+    if (!space) {
+        return;
+    }
+
+    for (node = map_first(&space->desired, first, last); node;
+         node = map_next(&space->desired, node, first, last)) {
+        dirty_put(&space->dirty, MAX(first, node->it.start),
+                  MIN(last, node->it.last));
+    }
+    map_cut(&space->desired, first, last);
+}
+
+void vhost_vdpa_iotlb_clear(VhostVDPAIOTLB *iotlb, uint32_t asid)
+{
+    vhost_vdpa_iotlb_del(iotlb, asid, 0, UINT64_MAX);
+}
+
+bool vhost_vdpa_iotlb_check(VhostVDPAIOTLB *iotlb, uint32_t asid,
+                            Error **errp)
+{
+    IOTLBSpace *space = iotlb_find(iotlb, asid);
+    IOTLBNode *outside = space ? space_outside(space) : NULL;
+
+    if (outside) {
+        VhostVDPAIOTLBFailure failure = {
+            .step = VHOST_VDPA_IOTLB_STEP_RANGE,
+            .err = ERANGE,
+            .asid = asid,
+            .first = outside->it.start,
+            .last = outside->it.last,
+        };
+
+        error_set_failure(errp, iotlb, &failure, 1);
+    }
+    return !outside;
+}
+
+bool vhost_vdpa_iotlb_dirty(VhostVDPAIOTLB *iotlb, uint32_t asid)
+{
+    IOTLBSpace *space = iotlb_find(iotlb, asid);
+
+    return space && (iotlb->unsettled == space ||
+                     space_find_doomed(space, NULL) ||
+                     !space_find_missing(space, piece_stop, NULL));
+}
+
+bool vhost_vdpa_iotlb_commit(VhostVDPAIOTLB *iotlb, uint32_t asid,
+                             VhostVDPAIOTLBReport *report, Error **errp)
+{
+    return space_commit(iotlb_get(iotlb, asid), UINT64_MAX, report, errp);
+}
+
+bool vhost_vdpa_iotlb_commit_some(VhostVDPAIOTLB *iotlb, uint32_t asid,
+                                  uint64_t max_bytes,
+                                  VhostVDPAIOTLBReport *report, Error **errp)
+{
+    assert(max_bytes >= iotlb->page_size);
+    return space_commit(iotlb_get(iotlb, asid),
+                        max_bytes == UINT64_MAX ? UINT64_MAX
+                                                : max_bytes / iotlb->page_size,
+                        report, errp);
+}
+
+bool vhost_vdpa_iotlb_commit_all(VhostVDPAIOTLB *iotlb,
+                                 VhostVDPAIOTLBReport *report, Error **errp)
+{
+    return iotlb_run_all(iotlb, false, report, errp);
+}
+
+bool vhost_vdpa_iotlb_withdraw(VhostVDPAIOTLB *iotlb, uint32_t asid,
+                               VhostVDPAIOTLBReport *report, Error **errp)
+{
+    return space_withdraw(iotlb_get(iotlb, asid), report, errp);
+}
+
+bool vhost_vdpa_iotlb_withdraw_all(VhostVDPAIOTLB *iotlb,
+                                   VhostVDPAIOTLBReport *report, Error **errp)
+{
+    return iotlb_run_all(iotlb, true, report, errp);
+}
+
+void vhost_vdpa_iotlb_forget(VhostVDPAIOTLB *iotlb)
+{
+    iotlb->unsettled = NULL;
+    for (guint i = 0; i < iotlb->spaces->len; i++) {
+        IOTLBSpace *space = g_ptr_array_index(iotlb->spaces, i);
+
+        map_clear(&space->programmed);
+        map_clear(&space->held);
+        dirty_put(&space->dirty, 0, UINT64_MAX);
+        space->failed = false;
+    }
+    for (guint i = 0; i < iotlb->spaces->len; i++) {
+        space_release(g_ptr_array_index(iotlb->spaces, i));
+    }
+}
+
+const VhostVDPAIOTLBFailure *
+vhost_vdpa_iotlb_failure(VhostVDPAIOTLB *iotlb, uint32_t asid)
+{
+    IOTLBSpace *space = iotlb_find(iotlb, asid);
+
+    return space && space->failed ? &space->failure : NULL;
+}
+
+void vhost_vdpa_iotlb_foreach_desired(VhostVDPAIOTLB *iotlb, uint32_t asid,
+                                      VhostVDPAIOTLBFunc func, void *data)
+{
+    IOTLBSpace *space = iotlb_find(iotlb, asid);
+
+    if (space) {
+        map_foreach(&space->desired, func, data);
+    }
+}
+
+void vhost_vdpa_iotlb_foreach_programmed(VhostVDPAIOTLB *iotlb, uint32_t asid,
+                                         VhostVDPAIOTLBFunc func, void *data)
+{
+    IOTLBSpace *space = iotlb_find(iotlb, asid);
+
+    if (space) {
+        map_foreach(&space->programmed, func, data);
+    }
+}
+
+static void stats_add(VhostVDPAIOTLBStats *stats, const IOTLBSpace *space)
+{
+    const VhostVDPAIOTLB *iotlb = space->iotlb;
+
+    stats->ranges_desired += space->desired.nodes;
+    stats->bytes_desired = sum_bytes(stats->bytes_desired,
+                                     iotlb_bytes(iotlb, space->desired.pages));
+    stats->entries += space->programmed.nodes;
+    stats->bytes = sum_bytes(stats->bytes,
+                             iotlb_bytes(iotlb, space->programmed.pages));
+    stats->messages += space->messages;
+    stats->bytes_mapped = sum_bytes(stats->bytes_mapped,
+                                    iotlb_bytes(iotlb, space->pages_mapped));
+    stats->lookups += space->lookups;
+}
+
+void vhost_vdpa_iotlb_stats(VhostVDPAIOTLB *iotlb, uint32_t asid,
+                            VhostVDPAIOTLBStats *stats)
+{
+    IOTLBSpace *space = iotlb_find(iotlb, asid);
+
+    *stats = (VhostVDPAIOTLBStats) { 0 };
+    if (space) {
+        stats_add(stats, space);
+    }
+}
+
+void vhost_vdpa_iotlb_stats_all(VhostVDPAIOTLB *iotlb,
+                                VhostVDPAIOTLBStats *stats)
+{
+    *stats = (VhostVDPAIOTLBStats) { 0 };
+    for (guint i = 0; i < iotlb->spaces->len; i++) {
+        stats_add(stats, g_ptr_array_index(iotlb->spaces, i));
+    }
+}
