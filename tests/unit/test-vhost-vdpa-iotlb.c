@@ -1,0 +1,2393 @@
+/*
+ * Tests of the vhost-vdpa IOTLB reconciler
+ *
+ * All but the scale test run against a strict model of the kernel and of the
+ * device behind it.  The model holds one cell per page, so it needs none of
+ * the interval arithmetic it judges, and it knows which messages must come:
+ * each one is compared with the only one that is right at that point.
+ *
+ * The address space has a window of WIN pages at 0, one that ends at 2^64 - 1,
+ * and between them two cells of almost 2^63 bytes, so that a range of all
+ * 2^64 bytes can be modelled, too.
+ *
+ * VHOST_VDPA_IOTLB_SEED=N repeats a run of the random test, and
+ * VHOST_VDPA_IOTLB_OPS=N sets its length.
+ *
+ * Copyright (c) 2026 The vhost-vdpa backend authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "hw/virtio/vhost-vdpa-iotlb.h"
+
+#define PAGE 4096ULL
+#define WIN 32
+#define GAP WIN
+#define HIGH (WIN + 2)
+#define NCELLS (HIGH + WIN)
+#define NASIDS 3
+#define NOWNERS 5
+
+#define RO VHOST_VDPA_IOTLB_RO
+#define WO VHOST_VDPA_IOTLB_WO
+#define RW VHOST_VDPA_IOTLB_RW
+
+typedef enum Kind {
+    BEGIN,
+    UNMAP,
+    MAP,
+    END,
+    NKINDS,
+} Kind;
+
+typedef struct Cell {
+    bool on;
+    uint8_t perm;
+    uint8_t owner;
+    uint64_t uaddr;
+} Cell;
+
+typedef struct Entry {
+    bool on;
+    bool stale;         /* must be unmapped by the next commit */
+    int last;
+} Entry;
+
+typedef struct Space {
+    bool exists;        /* the kernel creates it with the first UPDATE */
+    bool named;         /* the reconciler knows it */
+    Cell desired[NCELLS];
+    Cell programmed[NCELLS];
+    Cell kernel[NCELLS];    /* as above, but for what a failure wiped out */
+    Cell device[NCELLS];    /* the translations in use */
+    Entry entry[NCELLS];    /* at its first cell */
+    int entry_of[NCELLS];   /* first cell of the entry, or -1 */
+    bool failed;
+    VhostVDPAIOTLBFailure failure;
+    uint64_t messages;
+} Space;
+
+typedef struct Piece {
+    int first, last;
+} Piece;
+
+/* What one commit or withdrawal has to do, and has done */
+typedef struct Run {
+    bool active;
+    bool withdraw;
+    bool todo;          /* there is something to send */
+    bool settling;      /* another address space's batch is being closed */
+    bool stopped;       /* nothing may follow */
+    bool begun, ended, adding;
+    int asid;
+    uint64_t budget;
+    Piece removals[NCELLS], additions[NCELLS];
+    int n_removals, n_additions, removal, addition;
+    bool removed[NCELLS];
+    Cell before[NCELLS];
+    int entry_before[NCELLS];
+    uint64_t pages_mapped, pages_unmapped, pages_left;
+    VhostVDPAIOTLBReport report;
+    VhostVDPAIOTLBFailure failure;
+} Run;
+
+typedef struct World {
+    VhostVDPAIOTLB *iotlb;
+    bool batching;
+    bool set_map;       /* the driver takes whole maps, at the end of a batch */
+    bool wipes;         /* a failure at IOVA 0 drops all */
+    bool oracle;        /* judge each message; else only the kernel's rules */
+    uint64_t small_limit, range_first, range_last;
+    Space as[NASIDS];
+    int batch;          /* address space with an open batch, or -1 */
+    int unsettled;      /* as the reconciler must see it */
+    int refs[NOWNERS];
+    GString *log;
+    int fail_in[NKINDS];        /* 1: the next one */
+    bool fail_always[NKINDS];
+    int fail_nth;               /* of any kind; 1: the next one */
+    unsigned fail_percent;
+    int err;
+    GRand *rand;
+    Run run;
+    uint64_t messages;
+} World;
+
+/* Rare events; the random test is worth little if it does not meet them */
+typedef enum Event {
+    SEEN_PIECES_KEPT,
+    SEEN_OWNER_MOVED,
+    SEEN_OUTSIDE,
+    SEEN_ALL_64_BITS,
+    SEEN_OVER_LIMIT,
+    SEEN_CUT_BY_BUDGET,
+    SEEN_KEPT_OVER_BUDGET,
+    SEEN_WIPED,
+    SEEN_SETTLED,
+    SEEN_SETTLED_FOR_OTHER,
+    SEEN_NOT_SETTLED_FOR_OTHER,
+    SEEN_HIDDEN_BY_ENTRY,
+    SEEN_WITHDRAW_INCOMPLETE,
+    SEEN_NOTHING_TO_DO,
+    NEVENTS,
+} Event;
+
+static uint64_t seen[NEVENTS];
+
+static char owners[NOWNERS];    /* only their addresses matter; 0 is NULL */
+
+/* Where a failure happened */
+static uint32_t seed;
+static uint64_t history, step;
+
+#define CHECK(cond) \
+    do { \
+        if (!(cond)) { \
+            g_error("%s:%d: %s (VHOST_VDPA_IOTLB_SEED=%" PRIu32 ", history %" \
+                    PRIu64 ", step %" PRIu64 ")", __func__, __LINE__, #cond, \
+                    seed, history, step); \
+        } \
+    } while (0)
+
+/* Geometry */
+
+static uint64_t cell_first(int cell)
+{
+    if (cell < HIGH) {
+        return cell == GAP + 1 ? 1ULL << 63 : cell * PAGE;
+    }
+    return (cell - NCELLS) * PAGE;
+}
+
+static uint64_t cell_last(int cell)
+{
+    return cell == NCELLS - 1 ? UINT64_MAX : cell_first(cell + 1) - 1;
+}
+
+static uint64_t cell_pages(int cell)
+{
+    return (cell_last(cell) - cell_first(cell)) / PAGE + 1;
+}
+
+/* The cell that starts at @first or ends at @last, of which one is given */
+static int cell_at(uint64_t addr, bool last)
+{
+    for (int i = 0; i < NCELLS; i++) {
+        if ((last ? cell_last(i) : cell_first(i)) == addr) {
+            return i;
+        }
+    }
+    CHECK(!"address is that of a cell");
+    return -1;
+}
+
+static uint64_t saturated(uint64_t pages)
+{
+    return pages > UINT64_MAX / PAGE ? UINT64_MAX : pages * PAGE;
+}
+
+/* Page numbers of a range's ends, those of the upper half negative */
+static int64_t page_first(uint64_t first)
+{
+    return (int64_t)first / (int64_t)PAGE;
+}
+
+static int64_t page_last(uint64_t last)
+{
+    return page_first(last + 1 - PAGE);
+}
+
+static bool usable(const World *w, int cell)
+{
+    return cell_first(cell) >= w->range_first &&
+           cell_last(cell) <= w->range_last;
+}
+
+static bool same_memory(const Cell *a, const Cell *b)
+{
+    return a->on && b->on && a->uaddr == b->uaddr && a->perm == b->perm;
+}
+
+/* Can @cell be in the same range as the one before it? */
+static bool goes_on(const Cell *cells, int cell)
+{
+    const Cell *a = &cells[cell - 1], *b = &cells[cell];
+    uint64_t size = cell_last(cell - 1) - cell_first(cell - 1) + 1;
+
+    return a->on && b->on && a->perm == b->perm && a->owner == b->owner &&
+           b->uaddr && b->uaddr == a->uaddr + size;
+}
+
+static void *owner_ptr(int owner)
+{
+    return owner ? &owners[owner] : NULL;
+}
+
+/* The model */
+
+static void model_fail(World *w, VhostVDPAIOTLBStep st, int err, int asid,
+                       uint64_t first, uint64_t last)
+{
+    if (!w->run.report.failures++) {
+        w->run.failure = (VhostVDPAIOTLBFailure) {
+            .step = st, .err = err, .asid = asid, .first = first, .last = last,
+        };
+    }
+}
+
+static bool entry_must_go(const World *w, const Space *s, int first)
+{
+    const Entry *e = &s->entry[first];
+
+    if (e->stale) {
+        return true;
+    }
+    for (int i = first; i <= e->last; i++) {
+        if (!usable(w, i) || !same_memory(&s->desired[i], &s->programmed[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int find_removals(const World *w, const Space *s, bool all,
+                         Piece *pieces)
+{
+    int n = 0;
+
+    for (int i = 0; i < NCELLS; i++) {
+        if (s->entry[i].on && (all || entry_must_go(w, s, i))) {
+            pieces[n++] = (Piece) { i, s->entry[i].last };
+        }
+    }
+    return n;
+}
+
+/* @run: whose budget to obey and use up, or NULL */
+static int find_additions(const World *w, const Space *s, Run *run,
+                          Piece *pieces)
+{
+    bool take[NCELLS];
+    bool all = true;
+    int n = 0;
+
+    for (int i = 0; i < NCELLS; i++) {
+        take[i] = s->desired[i].on && usable(w, i) && s->entry_of[i] < 0;
+        if (take[i] && run && run->budget != UINT64_MAX) {
+            CHECK(i != GAP && i != GAP + 1);
+            if (run->removed[i]) {
+                seen[SEEN_KEPT_OVER_BUDGET] += !run->budget;
+            } else if (run->budget) {
+                run->budget--;
+            } else {
+                take[i] = false;
+                run->pages_left++;
+                seen[SEEN_CUT_BY_BUDGET]++;
+            }
+        }
+    }
+    for (int i = 0; i < NCELLS; i++) {
+        if (!take[i]) {
+            all = false;
+        } else if (n && pieces[n - 1].last == i - 1 && take[i - 1] &&
+                   goes_on(s->desired, i) && cell_first(i) != w->small_limit) {
+            pieces[n - 1].last = i;
+        } else {
+            pieces[n++] = (Piece) { i, i };
+        }
+    }
+    if (all && n == 1) {
+        pieces[0].last = GAP;
+        pieces[1] = (Piece) { GAP + 1, NCELLS - 1 };
+        n = 2;
+        seen[SEEN_ALL_64_BITS] += !!run;
+    }
+    return n;
+}
+
+static void run_prepare(World *w, int asid, bool withdraw, uint64_t budget)
+{
+    Space *s = &w->as[asid];
+    Run *run = &w->run;
+    Piece unused[NCELLS];
+
+    *run = (Run) {
+        .active = true,
+        .asid = asid,
+        .withdraw = withdraw,
+        .budget = budget,
+    };
+    memcpy(run->before, s->programmed, sizeof(run->before));
+    memcpy(run->entry_before, s->entry_of, sizeof(run->entry_before));
+    s->named = true;
+
+    for (int i = 0; i < NCELLS; i++) {
+        run->report.entries_before += s->entry[i].on;
+        s->entry[i].stale |= withdraw;
+    }
+    run->n_removals = find_removals(w, s, withdraw, run->removals);
+    run->todo = run->n_removals || w->unsettled == asid;
+    if (!withdraw) {
+        run->todo |= find_additions(w, s, NULL, unused) > 0;
+        for (int i = 0; i < NCELLS; i++) {
+            if (s->desired[i].on && !usable(w, i)) {
+                int first = i, last = i;
+
+                /* The whole range it is part of is reported */
+                while (first > 0 && goes_on(s->desired, first)) {
+                    first--;
+                }
+                while (last < NCELLS - 1 && goes_on(s->desired, last + 1)) {
+                    last++;
+                }
+                model_fail(w, VHOST_VDPA_IOTLB_STEP_RANGE, ERANGE, asid,
+                           cell_first(first), cell_last(last));
+                seen[SEEN_OUTSIDE]++;
+                break;
+            }
+        }
+    }
+}
+
+/* All removals have been sent, whatever came of them */
+static void run_start_adding(World *w)
+{
+    Run *run = &w->run;
+    Space *s = &w->as[run->asid];
+
+    CHECK(run->removal == run->n_removals);
+    run->adding = true;
+    if (!run->withdraw) {
+        run->n_additions = find_additions(w, s, run, run->additions);
+        for (int i = 0; i < NCELLS; i++) {
+            seen[SEEN_HIDDEN_BY_ENTRY] += s->desired[i].on &&
+                s->entry_of[i] >= 0 &&
+                !same_memory(&s->desired[i], &s->programmed[i]);
+        }
+    }
+}
+
+static void run_judge(World *w, bool ok, const VhostVDPAIOTLBReport *report,
+                      Error *err)
+{
+    Run *run = &w->run;
+    Space *s = &w->as[run->asid];
+    int entries = 0;
+
+    if (!run->stopped) {
+        if (!run->adding) {
+            run_start_adding(w);
+        }
+        CHECK(run->addition == run->n_additions);
+        CHECK(run->begun == run->ended);
+        CHECK(run->begun == (run->todo && (w->batching || run->begun)));
+        if (!run->withdraw) {
+            for (int i = 0; i < NCELLS; i++) {
+                if (same_memory(&s->desired[i], &s->programmed[i])) {
+                    bool moved = s->programmed[i].owner != s->desired[i].owner;
+
+                    seen[SEEN_OWNER_MOVED] += moved;
+                    s->programmed[i].owner = s->desired[i].owner;
+                }
+            }
+        }
+    }
+
+    /* A page that stays is touched only together with one that does not */
+    for (int i = 0; i < NCELLS && !run->withdraw; i++) {
+        int e = run->entry_before[i];
+        bool must = false;
+
+        for (int j = 0; j < run->n_removals; j++) {
+            must |= run->removals[j].first == e;
+        }
+        if (e >= 0 && !must) {
+            CHECK(!run->removed[i] && s->entry_of[i] == e);
+            CHECK(same_memory(&run->before[i], &s->programmed[i]));
+        }
+        if (e >= 0 && must && s->entry_of[i] >= 0 && run->removed[i] &&
+            same_memory(&run->before[i], &s->programmed[i])) {
+            seen[SEEN_PIECES_KEPT]++;
+        }
+    }
+
+    for (int i = 0; i < NCELLS; i++) {
+        entries += s->entry[i].on;
+    }
+    seen[SEEN_WITHDRAW_INCOMPLETE] += run->withdraw && entries;
+    seen[SEEN_NOTHING_TO_DO] += !run->report.messages;
+    CHECK(run->todo || !run->report.messages);
+
+    run->report.entries_after = entries;
+    run->report.bytes_mapped = saturated(run->pages_mapped);
+    run->report.bytes_unmapped = saturated(run->pages_unmapped);
+    run->report.bytes_left = saturated(run->pages_left);
+    CHECK(report->entries_before == run->report.entries_before);
+    CHECK(report->entries_after == run->report.entries_after);
+    CHECK(report->messages == run->report.messages);
+    CHECK(report->maps == run->report.maps);
+    CHECK(report->unmaps == run->report.unmaps);
+    CHECK(report->bytes_mapped == run->report.bytes_mapped);
+    CHECK(report->bytes_unmapped == run->report.bytes_unmapped);
+    CHECK(report->bytes_left == run->report.bytes_left);
+    CHECK(report->failures == run->report.failures);
+
+    CHECK(ok == !run->report.failures);
+    CHECK(ok == !err);
+    if (err && run->failure.last) {
+        g_autofree char *range =
+            g_strdup_printf("0x%" PRIx64 "-0x%" PRIx64, run->failure.first,
+                            run->failure.last);
+
+        CHECK(strstr(error_get_pretty(err), range));
+    }
+    if (err) {
+        CHECK(run->failure.step == VHOST_VDPA_IOTLB_STEP_RANGE ||
+              g_str_has_suffix(error_get_pretty(err),
+                               strerror(run->failure.err)));
+    }
+
+    if (ok && !run->withdraw && !run->pages_left) {
+        for (int i = 0; i < NCELLS; i++) {
+            CHECK(s->desired[i].on == s->device[i].on);
+            CHECK(!s->desired[i].on ||
+                  same_memory(&s->desired[i], &s->device[i]));
+        }
+    }
+    if (ok && run->withdraw) {
+        for (int i = 0; i < NCELLS; i++) {
+            CHECK(!s->device[i].on);
+        }
+    }
+
+    s->failed = !ok;
+    s->failure = run->failure;
+    s->messages += run->report.messages;
+    run->active = false;
+}
+
+/* The kernel: obeys, checks that it is asked for nothing it would refuse */
+
+static bool model_fails(World *w, Kind kind)
+{
+    bool fail = w->fail_always[kind];
+
+    w->messages++;
+    w->run.report.messages++;
+    fail |= w->fail_in[kind] && !--w->fail_in[kind];
+    fail |= w->fail_nth && !--w->fail_nth;
+    fail |= w->fail_percent &&
+            g_rand_int_range(w->rand, 0, 100) < w->fail_percent;
+    return fail;
+}
+
+static void model_log(World *w, bool fail, const char *fmt, ...)
+    G_GNUC_PRINTF(3, 4);
+
+static void model_log(World *w, bool fail, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (w->log) {
+        va_start(ap, fmt);
+        g_string_append_vprintf(w->log, fmt, ap);
+        va_end(ap);
+        g_string_append(w->log, fail ? " FAILS\n" : "\n");
+    }
+}
+
+/* The driver learns what the kernel knows */
+static void model_push(World *w, Space *s)
+{
+    memcpy(s->device, s->kernel, sizeof(s->device));
+}
+
+static void model_changed(World *w, Space *s)
+{
+    if (!w->set_map || w->batch < 0) {
+        model_push(w, s);
+    }
+}
+
+static int model_begin(void *opaque, uint32_t asid)
+{
+    World *w = opaque;
+    Run *run = &w->run;
+    bool fail = model_fails(w, BEGIN);
+
+    model_log(w, fail, "begin %" PRIu32, asid);
+    CHECK(run->active && asid < NASIDS);
+    CHECK(w->batch < 0 || w->batch == asid);
+    if (w->oracle) {
+        CHECK(run->todo && !run->stopped && !run->begun);
+        CHECK(w->batching || w->unsettled == asid);
+        if (asid != run->asid) {
+            CHECK(w->unsettled == asid && run->report.messages == 1);
+            run->settling = true;
+        } else {
+            CHECK(w->unsettled < 0 || w->unsettled == asid);
+            CHECK(run->report.messages == 1 ||
+                  (run->settling && run->report.messages == 3));
+            run->settling = false;
+            run->begun = !fail;
+        }
+        run->stopped = fail;
+        if (fail) {
+            model_fail(w, VHOST_VDPA_IOTLB_STEP_BATCH_BEGIN, w->err, asid,
+                       0, 0);
+            seen[SEEN_NOT_SETTLED_FOR_OTHER] += run->settling;
+        }
+    }
+    w->as[asid].exists = true;
+    if (fail) {
+        return -w->err;
+    }
+    w->batch = asid;
+    return 0;
+}
+
+static int model_end(void *opaque, uint32_t asid)
+{
+    World *w = opaque;
+    Run *run = &w->run;
+    bool fail = model_fails(w, END);
+
+    model_log(w, fail, "end %" PRIu32, asid);
+    CHECK(run->active && asid < NASIDS && w->as[asid].exists);
+    CHECK(w->batch == asid);
+    if (w->oracle) {
+        if (run->settling) {
+            CHECK(asid != run->asid);
+            seen[fail ? SEEN_NOT_SETTLED_FOR_OTHER : SEEN_SETTLED_FOR_OTHER]++;
+            run->stopped = fail;
+        } else {
+            CHECK(asid == run->asid && run->begun && !run->ended);
+            if (!run->adding) {
+                run_start_adding(w);
+            }
+            CHECK(run->addition == run->n_additions);
+            run->ended = true;
+        }
+        if (fail) {
+            model_fail(w, VHOST_VDPA_IOTLB_STEP_BATCH_END, w->err, asid, 0, 0);
+        }
+    }
+    if (fail) {
+        w->unsettled = asid;
+        return -w->err;
+    }
+    seen[SEEN_SETTLED] += w->unsettled == asid;
+    w->unsettled = -1;
+    w->batch = -1;
+    model_push(w, &w->as[asid]);
+    return 0;
+}
+
+static int model_unmap(void *opaque, uint32_t asid, uint64_t first,
+                       uint64_t last)
+{
+    World *w = opaque;
+    Run *run = &w->run;
+    Space *s = &w->as[asid];
+    bool fail = model_fails(w, UNMAP);
+    int a = cell_at(first, false), b = cell_at(last, true);
+
+    model_log(w, fail, "unmap %" PRIu32 " [%" PRId64 ",%" PRId64 "]", asid,
+              page_first(first), page_last(last));
+    CHECK(run->active && asid < NASIDS && s->exists);
+    CHECK(w->batch < 0 || w->batch == asid);
+    /* Exactly an entry that was mapped */
+    CHECK(s->entry[a].on && s->entry[a].last == b);
+    if (w->oracle) {
+        CHECK(asid == run->asid && !run->stopped && !run->ended);
+        CHECK(run->begun || !w->batching);
+        CHECK(!run->adding && run->removal < run->n_removals);
+        CHECK(a == run->removals[run->removal].first &&
+              b == run->removals[run->removal].last);
+        run->removal++;
+        if (fail) {
+            model_fail(w, VHOST_VDPA_IOTLB_STEP_UNMAP, w->err, asid, first,
+                       last);
+        } else {
+            run->report.unmaps++;
+        }
+    }
+    if (fail) {
+        return -w->err;
+    }
+
+    s->entry[a].on = false;
+    for (int i = a; i <= b; i++) {
+        run->removed[i] = true;
+        run->pages_unmapped += cell_pages(i);
+        s->entry_of[i] = -1;
+        s->programmed[i].on = false;
+        s->kernel[i].on = false;
+    }
+    model_changed(w, s);
+    return 0;
+}
+
+static int model_map(void *opaque, uint32_t asid, uint64_t first,
+                     uint64_t last, uint64_t uaddr, uint8_t perm)
+{
+    World *w = opaque;
+    Run *run = &w->run;
+    Space *s = &w->as[asid];
+    bool fail = model_fails(w, MAP);
+    int a = cell_at(first, false), b = cell_at(last, true);
+
+    model_log(w, fail, "map %" PRIu32 " [%" PRId64 ",%" PRId64 "] @%" PRId64
+              " %s", asid, page_first(first), page_last(last),
+              page_first(uaddr),
+              perm == RW ? "rw" : perm == RO ? "ro" : "wo");
+    CHECK(run->active && asid < NASIDS);
+    CHECK(w->batch < 0 || w->batch == asid);
+    CHECK(a <= b && last - first != UINT64_MAX);
+    CHECK(first >= w->range_first && last <= w->range_last);
+    CHECK(first >= w->small_limit || last < w->small_limit);
+    CHECK(perm >= RO && perm <= RW);
+    for (int i = a; i <= b; i++) {
+        CHECK(s->entry_of[i] < 0 && !s->programmed[i].on);
+    }
+    if (w->oracle) {
+        CHECK(asid == run->asid && !run->stopped && !run->ended);
+        CHECK(run->begun || !w->batching);
+        if (!run->adding) {
+            run_start_adding(w);
+        }
+        CHECK(run->addition < run->n_additions);
+        CHECK(a == run->additions[run->addition].first &&
+              b == run->additions[run->addition].last);
+        CHECK(uaddr == s->desired[a].uaddr && perm == s->desired[a].perm);
+        run->addition++;
+        seen[SEEN_OVER_LIMIT] += first == w->small_limit && first &&
+                                 goes_on(s->desired, a);
+        if (fail) {
+            model_fail(w, VHOST_VDPA_IOTLB_STEP_MAP, w->err, asid, first,
+                       last);
+        } else {
+            run->report.maps++;
+        }
+    }
+    s->exists = true;
+    if (fail) {
+        if (!first) {
+            for (int i = 0; i < NCELLS; i++) {
+                s->entry[i].stale = true;
+                if (w->wipes) {
+                    seen[SEEN_WIPED] += s->kernel[i].on;
+                    s->kernel[i].on = false;
+                }
+            }
+            model_changed(w, s);
+        }
+        return -w->err;
+    }
+
+    s->entry[a] = (Entry) { .on = true, .last = b };
+    for (int i = a; i <= b; i++) {
+        run->pages_mapped += cell_pages(i);
+        s->entry_of[i] = a;
+        s->programmed[i] = (Cell) {
+            .on = true,
+            .perm = perm,
+            .owner = s->desired[i].owner,
+            .uaddr = uaddr + (cell_first(i) - first),
+        };
+        s->kernel[i] = s->programmed[i];
+    }
+    model_changed(w, s);
+    return 0;
+}
+
+static void model_ref(void *opaque, void *owner)
+{
+    World *w = opaque;
+
+    CHECK((char *)owner > owners && (char *)owner < owners + NOWNERS);
+    w->refs[(char *)owner - owners]++;
+}
+
+/* Who has to keep the memory of a programmed page */
+static int cell_owner(const World *w, int asid, int i)
+{
+    const Space *s = &w->as[asid];
+    const Run *run = &w->run;
+
+    /* Ownership moves when a commit is done, which is about to be */
+    if (run->active && !run->withdraw && run->asid == asid && !run->stopped &&
+        same_memory(&s->desired[i], &s->programmed[i])) {
+        return s->desired[i].owner;
+    }
+    return s->programmed[i].owner;
+}
+
+static void model_unref(void *opaque, void *owner)
+{
+    World *w = opaque;
+    int o = (char *)owner - owners;
+
+    CHECK(o > 0 && o < NOWNERS && w->refs[o] > 0);
+    if (--w->refs[o]) {
+        return;
+    }
+    for (int asid = 0; asid < NASIDS; asid++) {
+        const Space *s = &w->as[asid];
+
+        for (int i = 0; i < NCELLS; i++) {
+            int owner_now = s->entry_of[i] < 0 ? 0 : cell_owner(w, asid, i);
+
+            CHECK(owner_now != o);
+            CHECK(!s->device[i].on || s->device[i].owner != o ||
+                  same_memory(&s->device[i], &s->programmed[i]));
+        }
+    }
+}
+
+static const VhostVDPAIOTLBOps model_ops = {
+    .batch_begin = model_begin,
+    .batch_end = model_end,
+    .map = model_map,
+    .unmap = model_unmap,
+    .ref = model_ref,
+    .unref = model_unref,
+};
+
+/* What the reconciler says must be what the model knows */
+
+typedef struct Visit {
+    World *w;
+    const Space *s;
+    int next;
+} Visit;
+
+static bool visit_desired(const VhostVDPAIOTLBRange *range, void *data)
+{
+    Visit *v = data;
+    int a = cell_at(range->first, false), b = cell_at(range->last, true);
+
+    for (; v->next < a; v->next++) {
+        CHECK(!v->s->desired[v->next].on);
+    }
+    CHECK(a == v->next);
+    for (; v->next <= b; v->next++) {
+        const Cell *cell = &v->s->desired[v->next];
+
+        CHECK(cell->on && cell->perm == range->perm);
+        CHECK(owner_ptr(cell->owner) == range->owner);
+        CHECK(cell->uaddr ==
+              range->uaddr + (cell_first(v->next) - range->first));
+    }
+    CHECK(b == NCELLS - 1 || !goes_on(v->s->desired, b + 1));
+    return true;
+}
+
+static bool visit_programmed(const VhostVDPAIOTLBRange *range, void *data)
+{
+    Visit *v = data;
+    int a = cell_at(range->first, false), b = cell_at(range->last, true);
+
+    for (; v->next < a; v->next++) {
+        CHECK(v->s->entry_of[v->next] < 0);
+    }
+    CHECK(a == v->next && !range->owner);
+    CHECK(v->s->entry[a].on && v->s->entry[a].last == b);
+    CHECK(range->uaddr == v->s->programmed[a].uaddr);
+    CHECK(range->perm == v->s->programmed[a].perm);
+    v->next = b + 1;
+    return true;
+}
+
+static void world_check(World *w)
+{
+    bool owned[NOWNERS] = { false };
+    uint64_t messages = 0;
+    VhostVDPAIOTLBStats stats;
+
+    for (int asid = 0; asid < NASIDS; asid++) {
+        Space *s = &w->as[asid];
+        const VhostVDPAIOTLBFailure *failure;
+        uint64_t desired = 0, programmed = 0, entries = 0;
+        Piece pieces[NCELLS];
+        bool todo;
+        Visit v;
+
+        if (!s->named) {
+            continue;
+        }
+        v = (Visit) { .w = w, .s = s };
+        vhost_vdpa_iotlb_foreach_desired(w->iotlb, asid, visit_desired, &v);
+        for (; v.next < NCELLS; v.next++) {
+            CHECK(!s->desired[v.next].on);
+        }
+        v = (Visit) { .w = w, .s = s };
+        vhost_vdpa_iotlb_foreach_programmed(w->iotlb, asid, visit_programmed,
+                                            &v);
+        for (; v.next < NCELLS; v.next++) {
+            CHECK(s->entry_of[v.next] < 0);
+        }
+
+        for (int i = 0; i < NCELLS; i++) {
+            desired += s->desired[i].on ? cell_pages(i) : 0;
+            programmed += s->entry_of[i] >= 0 ? cell_pages(i) : 0;
+            entries += s->entry[i].on;
+            if (s->entry_of[i] >= 0) {
+                owned[s->programmed[i].owner] = true;
+            }
+        }
+        vhost_vdpa_iotlb_stats(w->iotlb, asid, &stats);
+        CHECK(stats.bytes_desired == saturated(desired));
+        CHECK(stats.bytes == saturated(programmed));
+        CHECK(stats.entries == entries);
+        CHECK(stats.messages == s->messages);
+        messages += stats.messages;
+
+        todo = w->unsettled == asid ||
+               find_removals(w, s, false, pieces) ||
+               find_additions(w, s, NULL, pieces);
+        CHECK(vhost_vdpa_iotlb_dirty(w->iotlb, asid) == todo);
+
+        failure = vhost_vdpa_iotlb_failure(w->iotlb, asid);
+        CHECK(!failure == !s->failed);
+        if (failure) {
+            CHECK(failure->step == s->failure.step);
+            CHECK(failure->err == s->failure.err);
+            CHECK(failure->asid == s->failure.asid);
+            CHECK(failure->first == s->failure.first);
+            CHECK(failure->last == s->failure.last);
+        }
+    }
+
+    vhost_vdpa_iotlb_stats_all(w->iotlb, &stats);
+    CHECK(stats.messages == messages && messages == w->messages);
+    for (int o = 1; o < NOWNERS; o++) {
+        CHECK(w->refs[o] || !owned[o]);
+        CHECK(!w->refs[o] || owned[o] || w->unsettled >= 0);
+    }
+}
+
+/* Operations on both */
+
+static World *world_new(bool batching, uint64_t small_limit)
+{
+    World *w = g_new0(World, 1);
+
+    w->batching = batching;
+    w->set_map = true;
+    w->oracle = true;
+    w->small_limit = small_limit;
+    w->range_last = UINT64_MAX;
+    w->batch = -1;
+    w->unsettled = -1;
+    w->err = EFAULT;
+    for (int asid = 0; asid < NASIDS; asid++) {
+        for (int i = 0; i < NCELLS; i++) {
+            w->as[asid].entry_of[i] = -1;
+        }
+    }
+    w->iotlb = vhost_vdpa_iotlb_new(&model_ops, w, small_limit, PAGE);
+    vhost_vdpa_iotlb_set_batching(w->iotlb, batching);
+    return w;
+}
+
+/* A world whose messages are compared as text */
+static World *world_new_logged(bool batching, uint64_t small_limit)
+{
+    World *w = world_new(batching, small_limit);
+
+    w->log = g_string_new(NULL);
+    return w;
+}
+
+/* Closing the device is what ends all access */
+static void world_close(World *w)
+{
+    for (int asid = 0; asid < NASIDS; asid++) {
+        Space *s = &w->as[asid];
+
+        s->exists = false;
+        s->failed = false;
+        memset(s->programmed, 0, sizeof(s->programmed));
+        memset(s->kernel, 0, sizeof(s->kernel));
+        memset(s->device, 0, sizeof(s->device));
+        memset(s->entry, 0, sizeof(s->entry));
+        for (int i = 0; i < NCELLS; i++) {
+            s->entry_of[i] = -1;
+        }
+    }
+    w->batch = -1;
+    w->unsettled = -1;
+}
+
+static void world_free(World *w)
+{
+    uint64_t messages = w->messages;
+
+    world_close(w);
+    vhost_vdpa_iotlb_free(w->iotlb);
+    CHECK(w->messages == messages);
+    for (int o = 0; o < NOWNERS; o++) {
+        CHECK(!w->refs[o]);
+    }
+    if (w->log) {
+        CHECK(!w->log->len);
+        g_string_free(w->log, true);
+    }
+    g_free(w);
+}
+
+static bool world_add_cells(World *w, int asid, int a, int b, uint64_t uaddr,
+                            VhostVDPAIOTLBPerm perm, int owner)
+{
+    Error *err = NULL;
+    bool inside = true, ok;
+
+    w->as[asid].named = true;
+    for (int i = a; i <= b; i++) {
+        w->as[asid].desired[i] = (Cell) {
+            .on = true,
+            .perm = perm,
+            .owner = owner,
+            .uaddr = uaddr + (cell_first(i) - cell_first(a)),
+        };
+        inside &= usable(w, i);
+    }
+    ok = vhost_vdpa_iotlb_add(w->iotlb, asid, cell_first(a), cell_last(b),
+                              uaddr, perm, owner_ptr(owner), &err);
+    CHECK(ok == inside && ok == !err);
+    error_free(err);
+    return ok;
+}
+
+static void world_del_cells(World *w, int asid, int a, int b)
+{
+    for (int i = a; i <= b; i++) {
+        w->as[asid].desired[i].on = false;
+    }
+    vhost_vdpa_iotlb_del(w->iotlb, asid, cell_first(a), cell_last(b));
+}
+
+static void world_clear(World *w, int asid)
+{
+    for (int i = 0; i < NCELLS; i++) {
+        w->as[asid].desired[i].on = false;
+    }
+    vhost_vdpa_iotlb_clear(w->iotlb, asid);
+}
+
+static void world_set_range(World *w, uint64_t first, uint64_t last)
+{
+    w->range_first = first;
+    w->range_last = last;
+    vhost_vdpa_iotlb_set_range(w->iotlb, first, last);
+}
+
+static void world_set_batching(World *w, bool batching)
+{
+    w->batching = batching;
+    vhost_vdpa_iotlb_set_batching(w->iotlb, batching);
+}
+
+static bool world_commit_some(World *w, int asid, uint64_t pages, Error **errp)
+{
+    VhostVDPAIOTLBReport report;
+    Error *err = NULL;
+    bool ok;
+
+    run_prepare(w, asid, false, pages);
+    if (pages == UINT64_MAX) {
+        ok = vhost_vdpa_iotlb_commit(w->iotlb, asid, &report, &err);
+    } else {
+        ok = vhost_vdpa_iotlb_commit_some(w->iotlb, asid, pages * PAGE,
+                                          &report, &err);
+    }
+    run_judge(w, ok, &report, err);
+    error_propagate(errp, err);
+    return ok;
+}
+
+static bool world_commit(World *w, int asid)
+{
+    Error *err = NULL;
+    bool ok = world_commit_some(w, asid, UINT64_MAX, &err);
+
+    error_free(err);
+    return ok;
+}
+
+static bool world_withdraw(World *w, int asid)
+{
+    VhostVDPAIOTLBReport report;
+    Error *err = NULL;
+    bool ok;
+
+    run_prepare(w, asid, true, 0);
+    ok = vhost_vdpa_iotlb_withdraw(w->iotlb, asid, &report, &err);
+    run_judge(w, ok, &report, err);
+    error_free(err);
+    return ok;
+}
+
+static void world_forget(World *w)
+{
+    world_close(w);
+    vhost_vdpa_iotlb_forget(w->iotlb);
+    for (int o = 0; o < NOWNERS; o++) {
+        CHECK(!w->refs[o]);
+    }
+}
+
+/* For hand-written tests: pages, negative ones counted from 2^64 */
+
+static int page_cell(int page)
+{
+    g_assert(page >= -WIN && page < WIN);
+    return page < 0 ? NCELLS + page : page;
+}
+
+static bool add(World *w, int asid, int first, int last, int64_t upage,
+                VhostVDPAIOTLBPerm perm, int owner)
+{
+    return world_add_cells(w, asid, page_cell(first), page_cell(last),
+                           upage * PAGE, perm, owner);
+}
+
+static void del(World *w, int asid, int first, int last)
+{
+    world_del_cells(w, asid, page_cell(first), page_cell(last));
+}
+
+static void expect(World *w, const char *messages)
+{
+    world_check(w);
+    g_assert_cmpstr(w->log->str, ==, messages);
+    g_string_truncate(w->log, 0);
+}
+
+/* Hand-written tests */
+
+static void test_empty(void)
+{
+    World *w = world_new_logged(true, 0);
+
+    g_assert_false(vhost_vdpa_iotlb_dirty(w->iotlb, 0));
+    g_assert_null(vhost_vdpa_iotlb_failure(w->iotlb, 7));
+    g_assert_true(vhost_vdpa_iotlb_check(w->iotlb, 0, &error_abort));
+    del(w, 0, 0, 9);
+    world_clear(w, 0);
+    g_assert_true(world_commit(w, 0));
+    g_assert_true(world_withdraw(w, 0));
+    world_forget(w);
+    expect(w, "");
+
+    /* Gone before it was ever sent */
+    add(w, 0, 1, 2, 100, RW, 1);
+    del(w, 0, 0, 9);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "");
+    world_free(w);
+    vhost_vdpa_iotlb_free(NULL);
+}
+
+static void test_batching(void)
+{
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 1, 2, 100, RO, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [1,2] @100 ro\n"
+              "end 0\n");
+    g_assert_true(world_commit(w, 0));
+    expect(w, "");
+
+    world_set_batching(w, false);
+    add(w, 0, 4, 4, 104, WO, 1);
+    del(w, 0, 1, 2);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "unmap 0 [1,2]\n"
+              "map 0 [4,4] @104 wo\n");
+    world_free(w);
+}
+
+static void test_merge(void)
+{
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 4, 5, 104, RW, 1);
+    add(w, 0, 0, 1, 100, RW, 1);
+    add(w, 0, 2, 3, 102, RW, 1);    /* joins both */
+    add(w, 0, 6, 6, 106, RO, 1);    /* other permission */
+    add(w, 0, 7, 7, 107, RO, 2);    /* other owner */
+    add(w, 0, 8, 8, 109, RO, 2);    /* other host memory */
+    add(w, 0, 9, 9, 109, RO, 2);    /* same host memory as the one before */
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [0,5] @100 rw\n"
+              "map 0 [6,6] @106 ro\n"
+              "map 0 [7,7] @107 ro\n"
+              "map 0 [8,8] @109 ro\n"
+              "map 0 [9,9] @109 ro\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_small_limit(void)
+{
+    World *w = world_new_logged(true, 16 * PAGE);
+
+    add(w, 0, 0, 31, 100, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [0,15] @100 rw\n"
+              "map 0 [16,31] @116 rw\n"
+              "end 0\n");
+
+    /* What happens below does not touch what is above */
+    add(w, 0, 12, 15, 112, RO, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,15]\n"
+              "map 0 [0,11] @100 rw\n"
+              "map 0 [12,15] @112 ro\n"
+              "end 0\n");
+    add(w, 0, 12, 15, 112, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [12,15]\n"
+              "map 0 [12,15] @112 rw\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_growth(void)
+{
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 4, 9, 104, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [4,9] @104 rw\n"
+              "end 0\n");
+    add(w, 0, 10, 11, 110, RW, 1);
+    add(w, 0, 2, 3, 102, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [2,3] @102 rw\n"
+              "map 0 [10,11] @110 rw\n"
+              "end 0\n");
+
+    /* Said again as a whole: nothing new in it */
+    add(w, 0, 2, 11, 102, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "");
+
+    /* Only the entry that is hit changes */
+    del(w, 0, 11, 11);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [10,11]\n"
+              "map 0 [10,10] @110 rw\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_split(void)
+{
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 0, 9, 100, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+
+    del(w, 0, 9, 9);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,9]\n"
+              "map 0 [0,8] @100 rw\n"
+              "end 0\n");
+    del(w, 0, 4, 4);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,8]\n"
+              "map 0 [0,3] @100 rw\n"
+              "map 0 [5,8] @105 rw\n"
+              "end 0\n");
+    add(w, 0, 6, 6, 200, RW, 2);
+    add(w, 0, 1, 1, 101, RO, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,3]\n"
+              "unmap 0 [5,8]\n"
+              "map 0 [0,0] @100 rw\n"
+              "map 0 [1,1] @101 ro\n"
+              "map 0 [2,3] @102 rw\n"
+              "map 0 [5,5] @105 rw\n"
+              "map 0 [6,6] @200 rw\n"
+              "map 0 [7,8] @107 rw\n"
+              "end 0\n");
+
+    /* One removal, one addition over the edges of several entries */
+    del(w, 0, 3, 7);
+    add(w, 0, 3, 8, 103, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [6,6]\n"
+              "map 0 [4,4] @104 rw\n"
+              "map 0 [6,6] @106 rw\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_nothing_changed(void)
+{
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 0, 9, 100, RW, 1);
+    add(w, 0, 10, 19, 200, RO, 2);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+
+    world_clear(w, 0);
+    g_assert_true(vhost_vdpa_iotlb_dirty(w->iotlb, 0));
+    add(w, 0, 5, 9, 105, RW, 1);
+    add(w, 0, 10, 19, 200, RO, 2);
+    add(w, 0, 0, 4, 100, RW, 1);
+    g_assert_false(vhost_vdpa_iotlb_dirty(w->iotlb, 0));
+    g_assert_true(world_commit(w, 0));
+    expect(w, "");
+    world_free(w);
+}
+
+static void test_owner(void)
+{
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 0, 9, 100, RW, 1);
+    g_assert_cmpint(w->refs[1], ==, 0);
+    g_assert_true(world_commit(w, 0));
+    g_assert_cmpint(w->refs[1], >, 0);
+    g_string_truncate(w->log, 0);
+
+    /* No longer desired, but still programmed */
+    world_clear(w, 0);
+    g_assert_cmpint(w->refs[1], >, 0);
+
+    /* The same memory, partly with another owner, needs no message */
+    add(w, 0, 0, 3, 100, RW, 1);
+    add(w, 0, 4, 5, 104, RW, 2);
+    add(w, 0, 6, 9, 106, RW, 0);
+    g_assert_true(world_commit(w, 0));
+    g_assert_cmpint(w->refs[1], >, 0);
+    g_assert_cmpint(w->refs[2], >, 0);
+    expect(w, "");
+
+    /* The old owner goes as the last page does */
+    add(w, 0, 0, 9, 100, RW, 3);
+    g_assert_true(world_commit(w, 0));
+    g_assert_cmpint(w->refs[1], ==, 0);
+    g_assert_cmpint(w->refs[2], ==, 0);
+    expect(w, "");
+
+    world_clear(w, 0);
+    g_assert_true(world_commit(w, 0));
+    g_assert_cmpint(w->refs[3], ==, 0);
+    expect(w, "begin 0\n"
+              "unmap 0 [0,9]\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_top(void)
+{
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, -4, -1, 100, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [-4,-1] @100 rw\n"
+              "end 0\n");
+    del(w, 0, -2, -2);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [-4,-1]\n"
+              "map 0 [-4,-3] @100 rw\n"
+              "map 0 [-1,-1] @103 rw\n"
+              "end 0\n");
+
+    /* Neither end of the address space is a neighbour of the other */
+    add(w, 0, 0, 0, 104, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [0,0] @104 rw\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_host_wrap(void)
+{
+    World *w = world_new_logged(false, 0);
+
+    /* Host memory does not go on from its end to its start */
+    add(w, 0, 4, 5, -2, RW, 1);
+    add(w, 0, 6, 7, 0, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "map 0 [4,5] @-2 rw\n"
+              "map 0 [6,7] @0 rw\n");
+    world_clear(w, 0);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+    add(w, 0, 6, 7, 0, RW, 1);
+    add(w, 0, 4, 5, -2, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "map 0 [4,5] @-2 rw\n"
+              "map 0 [6,7] @0 rw\n");
+    world_free(w);
+}
+
+static void test_all_64_bits(void)
+{
+    VhostVDPAIOTLBStats stats;
+    World *w = world_new_logged(true, 0);
+
+    world_add_cells(w, 0, 0, NCELLS - 1, 0, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [0,2251799813685247] @0 rw\n"
+              "map 0 [-2251799813685248,-1] @-2251799813685248 rw\n"
+              "end 0\n");
+    vhost_vdpa_iotlb_stats(w->iotlb, 0, &stats);
+    g_assert_cmphex(stats.bytes, ==, UINT64_MAX);
+    g_assert_cmpuint(stats.ranges_desired, ==, 1);
+    del(w, 0, 3, 3);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,2251799813685247]\n"
+              "map 0 [0,2] @0 rw\n"
+              "map 0 [4,2251799813685247] @4 rw\n"
+              "end 0\n");
+    world_clear(w, 0);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,2]\n"
+              "unmap 0 [4,2251799813685247]\n"
+              "unmap 0 [-2251799813685248,-1]\n"
+              "end 0\n");
+    world_free(w);
+
+    w = world_new_logged(true, 16 * PAGE);
+    world_add_cells(w, 0, 0, NCELLS - 1, 0, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [0,15] @0 rw\n"
+              "map 0 [16,-1] @16 rw\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_range(void)
+{
+    Error *err = NULL;
+    World *w = world_new_logged(true, 0);
+
+    world_set_range(w, 2 * PAGE, 10 * PAGE - 1);
+    add(w, 0, 2, 9, 102, RW, 1);
+    g_assert_true(vhost_vdpa_iotlb_check(w->iotlb, 0, &error_abort));
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [2,9] @102 rw\n"
+              "end 0\n");
+
+    g_assert_false(vhost_vdpa_iotlb_add(w->iotlb, 1, 12 * PAGE, 13 * PAGE - 1,
+                                        0, RW, NULL, &err));
+    g_assert_cmpstr(error_get_pretty(err), ==,
+                    "memory at IOVA 0xc000-0xcfff of address space 1 is"
+                    " outside the device's IOVA range 0x2000-0x9fff");
+    error_free_or_abort(&err);
+    vhost_vdpa_iotlb_clear(w->iotlb, 1);
+
+    /* The inside is mapped; the error stays as long as its cause */
+    g_assert_false(add(w, 0, 9, 11, 209, RW, 2));
+    for (int i = 0; i < 2; i++) {
+        g_assert_false(vhost_vdpa_iotlb_check(w->iotlb, 0, &err));
+        g_assert_cmpstr(error_get_pretty(err), ==,
+                        "memory at IOVA 0x9000-0xbfff of address space 0 is"
+                        " outside the device's IOVA range 0x2000-0x9fff");
+        error_free_or_abort(&err);
+        g_assert_false(world_commit_some(w, 0, UINT64_MAX, &err));
+        g_assert_cmpstr(error_get_pretty(err), ==,
+                        "memory at IOVA 0x9000-0xbfff of address space 0 is"
+                        " outside the device's IOVA range 0x2000-0x9fff");
+        error_free_or_abort(&err);
+        expect(w, i ? "" : "begin 0\n"
+                           "unmap 0 [2,9]\n"
+                           "map 0 [2,8] @102 rw\n"
+                           "map 0 [9,9] @209 rw\n"
+                           "end 0\n");
+    }
+    g_assert_false(vhost_vdpa_iotlb_dirty(w->iotlb, 0));
+
+    /* A device with more room */
+    world_set_range(w, 0, 11 * PAGE + 1);
+    g_assert_false(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [10,10] @210 rw\n"
+              "end 0\n");
+    world_set_range(w, 0, UINT64_MAX);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [11,11] @211 rw\n"
+              "end 0\n");
+
+    /* One with less */
+    world_set_range(w, 2 * PAGE + 1, 8 * PAGE - 2);
+    g_assert_false(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [2,8]\n"
+              "unmap 0 [9,9]\n"
+              "unmap 0 [10,10]\n"
+              "unmap 0 [11,11]\n"
+              "map 0 [3,6] @103 rw\n"
+              "end 0\n");
+    del(w, 0, 7, 11);
+    g_assert_false(world_commit(w, 0));
+    del(w, 0, 0, 2);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "");
+
+    /* Ranges without any whole page */
+    static const struct {
+        uint64_t first, last;
+    } none[] = {
+        { 0, PAGE - 2 },
+        { 1, PAGE - 1 },
+        { 3 * PAGE, 3 * PAGE },
+        { 3 * PAGE + 1, 5 * PAGE - 2 },
+        { UINT64_MAX - 4094, UINT64_MAX },
+        { UINT64_MAX, UINT64_MAX },
+        { UINT64_MAX - 4095, UINT64_MAX - 1 },
+    };
+    for (int i = 0; i < ARRAY_SIZE(none); i++) {
+        world_forget(w);
+        world_clear(w, 0);
+        world_set_range(w, none[i].first, none[i].last);
+        add(w, 0, 0, 9, 100, RW, 1);
+        add(w, 0, -9, -1, 100, RW, 1);
+        g_assert_false(vhost_vdpa_iotlb_check(w->iotlb, 0, NULL));
+        g_assert_false(world_commit(w, 0));
+        expect(w, "");
+    }
+    /* And with just one */
+    world_set_range(w, UINT64_MAX - 4095, UINT64_MAX);
+    g_assert_false(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [-1,-1] @108 rw\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_map_fails(void)
+{
+    Error *err = NULL;
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 2, 3, 100, RW, 1);
+    add(w, 0, 5, 6, 200, RW, 2);
+    add(w, 0, 8, 9, 300, RW, 3);
+    w->fail_in[MAP] = 2;
+    w->err = ENOMEM;
+    g_assert_false(world_commit_some(w, 0, UINT64_MAX, &err));
+    g_assert_cmpstr(error_get_pretty(err), ==,
+                    "cannot map IOVA 0x5000-0x6fff (8192 bytes) of address"
+                    " space 0: Cannot allocate memory");
+    error_free_or_abort(&err);
+    g_assert_cmpint(w->refs[2], ==, 0);
+    expect(w, "begin 0\n"
+              "map 0 [2,3] @100 rw\n"
+              "map 0 [5,6] @200 rw FAILS\n"
+              "map 0 [8,9] @300 rw\n"
+              "end 0\n");
+
+    w->fail_always[MAP] = true;
+    add(w, 0, 11, 11, 400, RW, 4);
+    g_assert_false(world_commit_some(w, 0, UINT64_MAX, &err));
+    g_assert_cmpstr(error_get_pretty(err), ==,
+                    "cannot map IOVA 0x5000-0x6fff (8192 bytes) of address"
+                    " space 0 (first of 2 failures): Cannot allocate memory");
+    error_free_or_abort(&err);
+    expect(w, "begin 0\n"
+              "map 0 [5,6] @200 rw FAILS\n"
+              "map 0 [11,11] @400 rw FAILS\n"
+              "end 0\n");
+
+    /* No longer wanted: no longer tried */
+    w->fail_always[MAP] = false;
+    del(w, 0, 5, 5);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [6,6] @201 rw\n"
+              "map 0 [11,11] @400 rw\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_unmap_fails(void)
+{
+    Error *err = NULL;
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 2, 9, 102, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+
+    /* What is in the way stays missing, the rest is done */
+    del(w, 0, 2, 9);
+    add(w, 0, 1, 4, 201, RW, 2);
+    add(w, 0, 8, 9, 108, RW, 1);
+    add(w, 0, 10, 10, 110, RW, 1);
+    w->fail_in[UNMAP] = 1;
+    g_assert_false(world_commit_some(w, 0, UINT64_MAX, &err));
+    g_assert_cmpstr(error_get_pretty(err), ==,
+                    "cannot unmap IOVA 0x2000-0x9fff (32768 bytes) of address"
+                    " space 0: Bad address");
+    error_free_or_abort(&err);
+    expect(w, "begin 0\n"
+              "unmap 0 [2,9] FAILS\n"
+              "map 0 [1,1] @201 rw\n"
+              "map 0 [10,10] @110 rw\n"
+              "end 0\n");
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [2,9]\n"
+              "map 0 [2,4] @202 rw\n"
+              "map 0 [8,9] @108 rw\n"
+              "end 0\n");
+
+    /* Wanted back before the second attempt: all is well as it is */
+    del(w, 0, 8, 10);
+    w->fail_always[UNMAP] = true;
+    g_assert_false(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [8,9] FAILS\n"
+              "unmap 0 [10,10] FAILS\n"
+              "end 0\n");
+    add(w, 0, 8, 10, 108, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "");
+    world_free(w);
+}
+
+static void test_begin_fails(void)
+{
+    Error *err = NULL;
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 2, 3, 100, RW, 1);
+    w->fail_in[BEGIN] = 1;
+    w->err = EPERM;
+    g_assert_false(world_commit_some(w, 0, UINT64_MAX, &err));
+    g_assert_cmpstr(error_get_pretty(err), ==,
+                    "cannot begin a batch of IOTLB messages for address space"
+                    " 0: Operation not permitted");
+    error_free_or_abort(&err);
+    expect(w, "begin 0 FAILS\n");
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [2,3] @100 rw\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_end_fails(void)
+{
+    Error *err = NULL;
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 2, 3, 100, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+
+    /* The device may still use what the kernel took away: keep it alive */
+    del(w, 0, 2, 3);
+    add(w, 0, 5, 5, 200, RW, 2);
+    w->fail_in[END] = 1;
+    g_assert_false(world_commit_some(w, 0, UINT64_MAX, &err));
+    g_assert_cmpstr(error_get_pretty(err), ==,
+                    "cannot end a batch of IOTLB messages for address space"
+                    " 0: Bad address");
+    error_free_or_abort(&err);
+    g_assert_cmpint(w->refs[1], >, 0);
+    g_assert_true(vhost_vdpa_iotlb_dirty(w->iotlb, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [2,3]\n"
+              "map 0 [5,5] @200 rw\n"
+              "end 0 FAILS\n");
+
+    /* Another address space has nothing to send: nothing is sent */
+    g_assert_true(world_commit(w, 1));
+    expect(w, "");
+    g_assert_cmpint(w->refs[1], >, 0);
+
+    /* It has, but the first batch is in the way, and stays there */
+    add(w, 1, 7, 7, 300, RW, 3);
+    w->fail_in[END] = 1;
+    g_assert_false(world_commit_some(w, 1, UINT64_MAX, &err));
+    g_assert_cmpstr(error_get_pretty(err), ==,
+                    "cannot end a batch of IOTLB messages for address space"
+                    " 0: Bad address");
+    error_free_or_abort(&err);
+    expect(w, "begin 0\n"
+              "end 0 FAILS\n");
+    w->fail_in[BEGIN] = 1;
+    g_assert_false(world_commit(w, 1));
+    expect(w, "begin 0 FAILS\n");
+    g_assert_cmpint(w->refs[1], >, 0);
+    g_assert_true(world_commit(w, 1));
+    expect(w, "begin 0\n"
+              "end 0\n"
+              "begin 1\n"
+              "map 1 [7,7] @300 rw\n"
+              "end 1\n");
+    g_assert_cmpint(w->refs[1], ==, 0);
+    g_assert_false(vhost_vdpa_iotlb_dirty(w->iotlb, 0));
+    g_assert_true(world_commit(w, 0));
+    expect(w, "");
+
+    /* On its own it closes the batch, even if batches were given up since */
+    del(w, 0, 5, 5);
+    w->fail_in[END] = 1;
+    g_assert_false(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+    world_set_batching(w, false);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "end 0\n");
+    g_assert_cmpint(w->refs[2], ==, 0);
+    world_free(w);
+}
+
+static void test_withdraw(void)
+{
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 2, 3, 100, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    add(w, 0, 4, 5, 102, RW, 1);
+    add(w, 0, 7, 7, 200, RO, 2);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+
+    g_assert_true(world_withdraw(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [2,3]\n"
+              "unmap 0 [4,5]\n"
+              "unmap 0 [7,7]\n"
+              "end 0\n");
+    g_assert_cmpint(w->refs[1] + w->refs[2], ==, 0);
+    g_assert_true(world_withdraw(w, 0));
+    expect(w, "");
+
+    /* Mapped again, in as few entries as there can be */
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [2,5] @100 rw\n"
+              "map 0 [7,7] @200 ro\n"
+              "end 0\n");
+
+    /* What resisted is useless to the device, so it has to go */
+    w->fail_in[UNMAP] = 1;
+    g_assert_false(world_withdraw(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [2,5] FAILS\n"
+              "unmap 0 [7,7]\n"
+              "end 0\n");
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [2,5]\n"
+              "map 0 [2,5] @100 rw\n"
+              "map 0 [7,7] @200 ro\n"
+              "end 0\n");
+
+    w->fail_in[BEGIN] = 1;
+    g_assert_false(world_withdraw(w, 0));
+    expect(w, "begin 0 FAILS\n");
+    w->fail_in[END] = 1;
+    g_assert_false(world_withdraw(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [2,5]\n"
+              "unmap 0 [7,7]\n"
+              "end 0 FAILS\n");
+    g_assert_cmpint(w->refs[1], >, 0);
+    g_assert_true(world_withdraw(w, 0));
+    expect(w, "begin 0\n"
+              "end 0\n");
+    g_assert_cmpint(w->refs[1], ==, 0);
+    world_free(w);
+}
+
+static void test_forget(void)
+{
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 2, 3, 100, RW, 1);
+    add(w, 1, 2, 3, 200, RW, 2);
+    g_assert_true(world_commit(w, 0));
+    w->fail_in[END] = 1;
+    g_assert_false(world_commit(w, 1));
+    g_string_truncate(w->log, 0);
+
+    world_forget(w);
+    expect(w, "");
+    g_assert_null(vhost_vdpa_iotlb_failure(w->iotlb, 1));
+    g_assert_true(world_commit(w, 0));
+    g_assert_true(world_commit(w, 1));
+    expect(w, "begin 0\n"
+              "map 0 [2,3] @100 rw\n"
+              "end 0\n"
+              "begin 1\n"
+              "map 1 [2,3] @200 rw\n"
+              "end 1\n");
+    /* Closed with all that still programmed, one more batch open */
+    del(w, 0, 2, 2);
+    w->fail_in[END] = 1;
+    g_assert_false(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+    world_free(w);
+}
+
+static void test_iova_0(void)
+{
+    World *w = world_new_logged(true, 4 * PAGE);
+
+    add(w, 0, 0, 9, 100, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+
+    /* The kernel drops [4,9], too */
+    add(w, 0, 2, 2, 102, RO, 1);
+    w->wipes = true;
+    w->fail_in[MAP] = 1;
+    g_assert_false(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,3]\n"
+              "map 0 [0,1] @100 rw FAILS\n"
+              "map 0 [2,2] @102 ro\n"
+              "map 0 [3,3] @103 rw\n"
+              "end 0\n");
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [4,9]\n"
+              "map 0 [0,1] @100 rw\n"
+              "map 0 [4,9] @104 rw\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_steps(void)
+{
+    World *w = world_new_logged(true, 0);
+
+    add(w, 0, 0, 9, 100, RW, 1);
+    add(w, 0, 20, 21, 200, RW, 2);
+    for (int i = 0; i < 3; i++) {
+        g_assert_true(vhost_vdpa_iotlb_dirty(w->iotlb, 0));
+        g_assert_true(world_commit_some(w, 0, 4, &error_abort));
+        g_assert_cmpuint(w->run.pages_left, ==, 8 - 4 * i);
+    }
+    expect(w, "begin 0\n"
+              "map 0 [0,3] @100 rw\n"
+              "end 0\n"
+              "begin 0\n"
+              "map 0 [4,7] @104 rw\n"
+              "end 0\n"
+              "begin 0\n"
+              "map 0 [8,9] @108 rw\n"
+              "map 0 [20,21] @200 rw\n"
+              "end 0\n");
+    g_assert_false(vhost_vdpa_iotlb_dirty(w->iotlb, 0));
+
+    /* What a removal takes along is back at once, however small the step */
+    add(w, 0, 10, 12, 110, RW, 1);
+    add(w, 0, 19, 19, 199, RW, 2);
+    del(w, 0, 0, 0);
+    del(w, 0, 20, 20);
+    add(w, 0, 22, 25, 202, RW, 2);
+    g_assert_true(world_commit_some(w, 0, 1, &error_abort));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,3]\n"
+              "unmap 0 [20,21]\n"
+              "map 0 [1,3] @101 rw\n"
+              "map 0 [10,10] @110 rw\n"
+              "map 0 [21,21] @201 rw\n"
+              "end 0\n");
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [11,12] @111 rw\n"
+              "map 0 [19,19] @199 rw\n"
+              "map 0 [22,25] @202 rw\n"
+              "end 0\n");
+    world_free(w);
+}
+
+static void test_address_spaces(void)
+{
+    VhostVDPAIOTLBReport report;
+    VhostVDPAIOTLBStats stats;
+    Error *err = NULL;
+    World *w = world_new_logged(true, 0);
+
+    add(w, 2, 1, 1, 201, RW, 1);
+    add(w, 0, 1, 1, 101, RW, 1);
+    add(w, 1, 1, 1, 101, RO, 2);
+    w->oracle = false;
+    w->run.active = true;
+    g_assert_true(vhost_vdpa_iotlb_commit_all(w->iotlb, &report, &err));
+    g_assert_cmpuint(report.messages, ==, 9);
+    g_assert_cmpuint(report.bytes_mapped, ==, 3 * PAGE);
+    g_assert_cmpuint(report.entries_after, ==, 3);
+    g_assert_true(vhost_vdpa_iotlb_commit_all(w->iotlb, &report, &err));
+    g_assert_cmpuint(report.messages, ==, 0);
+
+    /* One failure does not keep the others from being done */
+    del(w, 1, 1, 1);
+    del(w, 2, 1, 1);
+    w->fail_in[UNMAP] = 1;
+    g_assert_false(vhost_vdpa_iotlb_commit_all(w->iotlb, NULL, &err));
+    g_assert_nonnull(strstr(error_get_pretty(err), "address space 1:"));
+    error_free_or_abort(&err);
+    g_assert_nonnull(vhost_vdpa_iotlb_failure(w->iotlb, 1));
+    g_assert_null(vhost_vdpa_iotlb_failure(w->iotlb, 2));
+    g_assert_true(vhost_vdpa_iotlb_withdraw_all(w->iotlb, &report, &err));
+    g_assert_cmpuint(report.unmaps, ==, 2);
+    g_assert_cmpuint(report.bytes_unmapped, ==, 2 * PAGE);
+    vhost_vdpa_iotlb_stats_all(w->iotlb, &stats);
+    g_assert_cmpuint(stats.entries, ==, 0);
+    g_assert_cmpuint(stats.bytes_desired, ==, PAGE);
+    g_assert_cmpuint(stats.bytes_mapped, ==, 3 * PAGE);
+    g_assert_cmpuint(stats.messages, ==, w->messages);
+    g_assert_cmpstr(w->log->str, ==,
+                    "begin 0\n"
+                    "map 0 [1,1] @101 rw\n"
+                    "end 0\n"
+                    "begin 1\n"
+                    "map 1 [1,1] @101 ro\n"
+                    "end 1\n"
+                    "begin 2\n"
+                    "map 2 [1,1] @201 rw\n"
+                    "end 2\n"
+                    "begin 1\n"
+                    "unmap 1 [1,1] FAILS\n"
+                    "end 1\n"
+                    "begin 2\n"
+                    "unmap 2 [1,1]\n"
+                    "end 2\n"
+                    "begin 0\n"
+                    "unmap 0 [1,1]\n"
+                    "end 0\n"
+                    "begin 1\n"
+                    "unmap 1 [1,1]\n"
+                    "end 1\n");
+    g_string_truncate(w->log, 0);
+    world_free(w);
+}
+
+/* Dropping the last reference leads back into the reconciler */
+
+typedef struct Reentry {
+    VhostVDPAIOTLB *iotlb;
+    unsigned maps, unmaps, refs;
+} Reentry;
+
+static int reentry_batch(void *opaque, uint32_t asid)
+{
+    return 0;
+}
+
+static int reentry_map(void *opaque, uint32_t asid, uint64_t first,
+                       uint64_t last, uint64_t uaddr, uint8_t perm)
+{
+    ((Reentry *)opaque)->maps++;
+    return 0;
+}
+
+static int reentry_unmap(void *opaque, uint32_t asid, uint64_t first,
+                         uint64_t last)
+{
+    ((Reentry *)opaque)->unmaps++;
+    return 0;
+}
+
+static void reentry_ref(void *opaque, void *owner)
+{
+    ((Reentry *)opaque)->refs++;
+}
+
+static void reentry_unref(void *opaque, void *owner)
+{
+    Reentry *r = opaque;
+
+    r->refs--;
+    if (owner == &owners[1]) {
+        vhost_vdpa_iotlb_del(r->iotlb, 0, 4 * PAGE, 5 * PAGE - 1);
+        vhost_vdpa_iotlb_add(r->iotlb, 1, 0, PAGE - 1, PAGE, RW, &owners[3],
+                             &error_abort);
+        vhost_vdpa_iotlb_commit_all(r->iotlb, NULL, &error_abort);
+    }
+}
+
+static const VhostVDPAIOTLBOps reentry_ops = {
+    .batch_begin = reentry_batch,
+    .batch_end = reentry_batch,
+    .map = reentry_map,
+    .unmap = reentry_unmap,
+    .ref = reentry_ref,
+    .unref = reentry_unref,
+};
+
+static void test_reentry(void)
+{
+    Reentry r = { 0 };
+
+    r.iotlb = vhost_vdpa_iotlb_new(&reentry_ops, &r, 0, PAGE);
+    vhost_vdpa_iotlb_add(r.iotlb, 0, 0, 2 * PAGE - 1, PAGE, RW, &owners[1],
+                         &error_abort);
+    vhost_vdpa_iotlb_add(r.iotlb, 0, 4 * PAGE, 5 * PAGE - 1, 9 * PAGE, RW,
+                         &owners[2], &error_abort);
+    vhost_vdpa_iotlb_commit_all(r.iotlb, NULL, &error_abort);
+    vhost_vdpa_iotlb_del(r.iotlb, 0, 0, 2 * PAGE - 1);
+    vhost_vdpa_iotlb_commit_all(r.iotlb, NULL, &error_abort);
+    g_assert_cmpuint(r.maps, ==, 3);
+    g_assert_cmpuint(r.unmaps, ==, 2);
+    g_assert_cmpuint(r.refs, ==, 1);
+    vhost_vdpa_iotlb_free(r.iotlb);
+    g_assert_cmpuint(r.refs, ==, 0);
+}
+
+/* Every state of four pages to every other */
+static void test_exhaustive(void)
+{
+    static const struct {
+        int64_t upage;
+        VhostVDPAIOTLBPerm perm;
+        int owner;
+    } kind[4] = {
+        { },
+        { 100, RW, 1 },
+        { 100, RO, 1 },
+        { 300, RW, 2 },
+    };
+
+    for (history = 0; history < 1 << 16; history++) {
+        World *w = world_new(history & 1, 0);
+
+        for (int round = 0; round < 2; round++) {
+            for (int page = 0; page < 4; page++) {
+                int k = history >> (8 * round + 2 * page) & 3;
+
+                if (k) {
+                    add(w, 0, page, page, kind[k].upage + page, kind[k].perm,
+                        kind[k].owner);
+                } else {
+                    del(w, 0, page, page);
+                }
+            }
+            g_assert_true(world_commit(w, 0));
+            world_check(w);
+        }
+        world_free(w);
+    }
+    history = 0;
+}
+
+/* A fixed life in which each message, one after the other, fails once */
+static void test_fail_each(void)
+{
+    uint64_t messages = UINT64_MAX;
+
+    for (int nth = 1; nth - 1 <= messages; nth++) {
+        World *w = world_new(true, 4 * PAGE);
+
+        w->fail_nth = nth;
+        w->wipes = nth & 1;
+        add(w, 0, 0, 9, 100, RW, 1);
+        add(w, 0, 12, 13, 200, RO, 2);
+        add(w, 1, 0, 3, 300, RW, 3);
+        world_commit(w, 0);
+        world_check(w);
+        world_commit(w, 1);
+        world_check(w);
+        add(w, 0, 2, 2, 102, RO, 1);
+        add(w, 0, 12, 13, 200, RO, 4);
+        add(w, 0, 14, 15, 202, RO, 2);
+        world_commit(w, 0);
+        world_check(w);
+        world_withdraw(w, 0);
+        world_check(w);
+        world_withdraw(w, 1);
+        world_check(w);
+        del(w, 0, 5, 6);
+        world_commit(w, 0);
+        world_check(w);
+        world_commit(w, 1);
+        world_check(w);
+        world_clear(w, 1);
+        world_commit(w, 1);
+        world_check(w);
+
+        /* Whatever happened, one commit without a failure puts it right */
+        if (w->fail_nth) {
+            messages = w->messages;
+        }
+        g_assert_true(world_commit(w, 0));
+        g_assert_true(world_commit(w, 1));
+        g_assert_false(vhost_vdpa_iotlb_dirty(w->iotlb, 0));
+        g_assert_false(vhost_vdpa_iotlb_dirty(w->iotlb, 1));
+        world_check(w);
+        g_assert_cmpint(w->refs[3], ==, 0);
+        world_free(w);
+    }
+    g_assert_cmpuint(messages, >, 20);
+}
+
+/* Random histories */
+
+static int random_cell(GRand *r, const int *hot)
+{
+    if (g_rand_boolean(r)) {
+        return hot[g_rand_int_range(r, 0, 4)];
+    }
+    return g_rand_int_range(r, 0, NCELLS);
+}
+
+static void random_add(World *w, GRand *r, int asid, const int *hot,
+                       bool spread)
+{
+    static const VhostVDPAIOTLBPerm perms[] = { RW, RW, RW, RO, WO };
+    VhostVDPAIOTLBPerm perm = perms[g_rand_int_range(r, 0, ARRAY_SIZE(perms))];
+    int a = random_cell(r, hot);
+    int b = g_rand_boolean(r) ? random_cell(r, hot)
+                              : a + g_rand_int_range(r, 0, 5);
+    int owner = g_rand_int_range(r, 0, NOWNERS);
+    int base = g_rand_int_range(r, 0, 3);
+    int window;
+
+    if (a > b) {
+        int swap = a;
+
+        a = b;
+        b = swap;
+    }
+    b = MIN(b, NCELLS - 1);
+    if (spread && !g_rand_int_range(r, 0, 8)) {
+        a = g_rand_boolean(r) ? 0 : a;
+        b = g_rand_boolean(r) ? NCELLS - 1 : b;
+    }
+    if (a < HIGH && b >= GAP) {
+        if (spread) {
+            /* Large enough for host memory only where it is by its address */
+            world_add_cells(w, asid, a, b, cell_first(a), perm, 1);
+            return;
+        }
+        if (a >= GAP) {
+            return;
+        }
+        b = GAP - 1;
+    }
+    /* Memory of one base goes on from range to range, and has one owner */
+    window = a < GAP ? a : a - HIGH;
+    if (g_rand_int_range(r, 0, 8)) {
+        owner = 1 + base;
+    }
+    world_add_cells(w, asid, a, b,
+                    base == 0 ? window * PAGE :
+                    base == 1 ? (1000 + window) * PAGE :
+                    (window - WIN) * PAGE, perm, owner);
+}
+
+static void random_range(World *w, GRand *r)
+{
+    int a = g_rand_int_range(r, 0, NCELLS), b = g_rand_int_range(r, 0, NCELLS);
+    uint64_t first, last;
+
+    if (g_rand_boolean(r)) {
+        world_set_range(w, 0, UINT64_MAX);
+        return;
+    }
+    /* Its ends are inside the windows, so no cell is cut */
+    if (a == GAP || a == GAP + 1 || b == GAP || b == GAP + 1) {
+        return;
+    }
+    first = cell_first(MIN(a, b));
+    last = cell_last(MAX(a, b));
+    if (g_rand_boolean(r)) {
+        first += g_rand_int_range(r, 0, PAGE);
+        last -= g_rand_int_range(r, 0, PAGE);
+    }
+    if (first <= last) {
+        world_set_range(w, first, last);
+    }
+}
+
+/* Returns the number of operations */
+static uint64_t random_history(GRand *r)
+{
+    /* Add, delete, clear, commit, withdraw, forget, range, batching */
+    int weight[] = { 40, 25, 1, 30, 2, 1, 2, 1 };
+    uint64_t ops = g_rand_int_range(r, 100, 1000);
+    bool spread = g_rand_boolean(r);
+    int asids = g_rand_int_range(r, 1, NASIDS + 1);
+    int failing = g_rand_int_range(r, 0, 4);
+    int hot[4], sum = 0;
+    World *w = world_new(g_rand_boolean(r),
+                         g_rand_int_range(r, 0, 3) * 12 * PAGE);
+
+    w->rand = r;
+    w->set_map = g_rand_boolean(r);
+    w->wipes = g_rand_boolean(r);
+    for (int i = 0; i < ARRAY_SIZE(hot); i++) {
+        hot[i] = g_rand_int_range(r, 0, NCELLS);
+    }
+    for (int i = 4; i < ARRAY_SIZE(weight); i++) {
+        weight[i] = g_rand_boolean(r) ? weight[i] : 0;
+    }
+    for (int i = 0; i < ARRAY_SIZE(weight); i++) {
+        sum += weight[i];
+    }
+
+    for (step = 0; step < ops; step++) {
+        int asid = g_rand_int_range(r, 0, asids);
+        int dice = g_rand_int_range(r, 0, sum);
+        int op = 0, a, b;
+
+        while (dice >= weight[op]) {
+            dice -= weight[op++];
+        }
+        w->fail_percent = !failing || g_rand_boolean(r) ? 0 :
+                          failing == 3 ? 40 : 5;
+        w->err = g_rand_boolean(r) ? EFAULT : ENOMEM;
+        switch (op) {
+        case 0:
+            random_add(w, r, asid, hot, spread);
+            break;
+        case 1:
+            a = random_cell(r, hot);
+            b = random_cell(r, hot);
+            if (g_rand_boolean(r)) {
+                b = MIN(a + g_rand_int_range(r, 0, 5), NCELLS - 1);
+            }
+            world_del_cells(w, asid, MIN(a, b), MAX(a, b));
+            break;
+        case 2:
+            world_clear(w, asid);
+            break;
+        case 3:
+            if (!spread && g_rand_boolean(r)) {
+                world_commit_some(w, asid, g_rand_int_range(r, 1, 8), NULL);
+            } else {
+                world_commit(w, asid);
+            }
+            break;
+        case 4:
+            world_withdraw(w, asid);
+            break;
+        case 5:
+            world_forget(w);
+            break;
+        case 6:
+            random_range(w, r);
+            break;
+        case 7:
+            world_set_batching(w, !w->batching);
+            break;
+        }
+        world_check(w);
+    }
+
+    /* Left alone, it gets everywhere at once */
+    w->fail_percent = 0;
+    world_set_range(w, 0, UINT64_MAX);
+    for (int asid = 0; asid < asids; asid++) {
+        CHECK(world_commit(w, asid));
+        world_check(w);
+    }
+    for (int asid = 0; asid < asids; asid++) {
+        CHECK(!vhost_vdpa_iotlb_dirty(w->iotlb, asid));
+        world_clear(w, asid);
+        CHECK(world_commit(w, asid));
+        world_check(w);
+    }
+    for (int o = 0; o < NOWNERS; o++) {
+        CHECK(!w->refs[o]);
+    }
+    world_free(w);
+    return ops;
+}
+
+static void test_random(void)
+{
+    const char *env_seed = g_getenv("VHOST_VDPA_IOTLB_SEED");
+    const char *env_ops = g_getenv("VHOST_VDPA_IOTLB_OPS");
+    uint64_t want = env_ops ? g_ascii_strtoull(env_ops, NULL, 0) : 120000;
+    uint64_t ops = 0;
+    GRand *r;
+
+    seed = env_seed ? g_ascii_strtoull(env_seed, NULL, 0) : g_test_rand_int();
+    g_test_message("VHOST_VDPA_IOTLB_SEED=%" PRIu32, seed);
+    memset(seen, 0, sizeof(seen));
+    r = g_rand_new_with_seed(seed);
+    for (history = 0; ops < want; history++) {
+        ops += random_history(r);
+    }
+    g_rand_free(r);
+    g_test_message("%" PRIu64 " operations in %" PRIu64 " histories", ops,
+                   history);
+    if (ops >= 100000) {
+        for (int i = 0; i < NEVENTS; i++) {
+            if (!seen[i]) {
+                g_error("event %d never happened", i);
+            }
+        }
+    }
+    history = step = seed = 0;
+}
+
+/* Cost */
+
+typedef struct Count {
+    uint64_t messages;
+} Count;
+
+static int count_batch(void *opaque, uint32_t asid)
+{
+    ((Count *)opaque)->messages++;
+    return 0;
+}
+
+static int count_map(void *opaque, uint32_t asid, uint64_t first,
+                     uint64_t last, uint64_t uaddr, uint8_t perm)
+{
+    ((Count *)opaque)->messages++;
+    return 0;
+}
+
+static int count_unmap(void *opaque, uint32_t asid, uint64_t first,
+                       uint64_t last)
+{
+    ((Count *)opaque)->messages++;
+    return 0;
+}
+
+static const VhostVDPAIOTLBOps count_ops = {
+    .batch_begin = count_batch,
+    .batch_end = count_batch,
+    .map = count_map,
+    .unmap = count_unmap,
+};
+
+static uint64_t lookups(VhostVDPAIOTLB *iotlb)
+{
+    VhostVDPAIOTLBStats stats;
+
+    vhost_vdpa_iotlb_stats(iotlb, 0, &stats);
+    return stats.lookups;
+}
+
+/*
+ * The number of tree operations, each O(log n), that five changes cost must
+ * not depend on how much does not change.
+ */
+static void test_scale(void)
+{
+    uint64_t first_cost = 0, first_idle = 0;
+
+    for (uint64_t n = 100; n <= 100000; n *= 10) {
+        Count count = { 0 };
+        VhostVDPAIOTLB *iotlb = vhost_vdpa_iotlb_new(&count_ops, &count,
+                                                     256 * PAGE, PAGE);
+        uint64_t big = (4 * n + 1000) * PAGE, mid = (1000 + n / 2 * 4) * PAGE;
+        uint64_t before, cost, idle;
+
+        vhost_vdpa_iotlb_set_batching(iotlb, true);
+        /* Every fourth page, and one range that dwarfs them */
+        for (uint64_t i = 0; i < n; i++) {
+            uint64_t first = (1000 + 4 * i) * PAGE;
+
+            vhost_vdpa_iotlb_add(iotlb, 0, first, first + PAGE - 1, first, RW,
+                                 &owners[1], &error_abort);
+        }
+        vhost_vdpa_iotlb_add(iotlb, 0, big, big + (1ULL << 40) - 1, big, RW,
+                             &owners[1], &error_abort);
+        vhost_vdpa_iotlb_commit(iotlb, 0, NULL, &error_abort);
+        g_assert_cmpuint(count.messages, ==, n + 3);
+
+        before = lookups(iotlb);
+        count.messages = 0;
+        vhost_vdpa_iotlb_commit(iotlb, 0, NULL, &error_abort);
+        g_assert_false(vhost_vdpa_iotlb_dirty(iotlb, 0));
+        idle = lookups(iotlb) - before;
+        g_assert_cmpuint(count.messages, ==, 0);
+
+        before = lookups(iotlb);
+        vhost_vdpa_iotlb_add(iotlb, 0, mid + PAGE, mid + 2 * PAGE - 1, 0, RW,
+                             NULL, &error_abort);
+        vhost_vdpa_iotlb_add(iotlb, 0, mid - 4 * PAGE, mid - 3 * PAGE - 1,
+                             mid, RO, NULL, &error_abort);
+        vhost_vdpa_iotlb_del(iotlb, 0, mid + 4 * PAGE, mid + 7 * PAGE - 1);
+        vhost_vdpa_iotlb_del(iotlb, 0, big + 512 * PAGE, big + 513 * PAGE - 1);
+        vhost_vdpa_iotlb_add(iotlb, 0, 8 * PAGE, 10 * PAGE - 1, 0, RW, NULL,
+                             &error_abort);
+        vhost_vdpa_iotlb_commit(iotlb, 0, NULL, &error_abort);
+        cost = lookups(iotlb) - before;
+        /* Two markers, three unmaps, five maps */
+        g_assert_cmpuint(count.messages, ==, 10);
+
+        g_test_message("%" PRIu64 " ranges: %" PRIu64 " tree operations, idle %"
+                       PRIu64, n, cost, idle);
+        if (n == 100) {
+            first_cost = cost;
+            first_idle = idle;
+            g_assert_cmpuint(cost, >, 10);
+            g_assert_cmpuint(cost, <, 300);
+        }
+        g_assert_cmpuint(cost, <=, first_cost);
+        g_assert_cmpuint(idle, <=, first_idle);
+        vhost_vdpa_iotlb_free(iotlb);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+    g_test_add_func("/vhost-vdpa-iotlb/empty", test_empty);
+    g_test_add_func("/vhost-vdpa-iotlb/batching", test_batching);
+    g_test_add_func("/vhost-vdpa-iotlb/merge", test_merge);
+    g_test_add_func("/vhost-vdpa-iotlb/small-limit", test_small_limit);
+    g_test_add_func("/vhost-vdpa-iotlb/growth", test_growth);
+    g_test_add_func("/vhost-vdpa-iotlb/split", test_split);
+    g_test_add_func("/vhost-vdpa-iotlb/nothing-changed", test_nothing_changed);
+    g_test_add_func("/vhost-vdpa-iotlb/owner", test_owner);
+    g_test_add_func("/vhost-vdpa-iotlb/top", test_top);
+    g_test_add_func("/vhost-vdpa-iotlb/host-wrap", test_host_wrap);
+    g_test_add_func("/vhost-vdpa-iotlb/all-64-bits", test_all_64_bits);
+    g_test_add_func("/vhost-vdpa-iotlb/range", test_range);
+    g_test_add_func("/vhost-vdpa-iotlb/map-fails", test_map_fails);
+    g_test_add_func("/vhost-vdpa-iotlb/unmap-fails", test_unmap_fails);
+    g_test_add_func("/vhost-vdpa-iotlb/begin-fails", test_begin_fails);
+    g_test_add_func("/vhost-vdpa-iotlb/end-fails", test_end_fails);
+    g_test_add_func("/vhost-vdpa-iotlb/withdraw", test_withdraw);
+    g_test_add_func("/vhost-vdpa-iotlb/forget", test_forget);
+    g_test_add_func("/vhost-vdpa-iotlb/iova-0", test_iova_0);
+    g_test_add_func("/vhost-vdpa-iotlb/steps", test_steps);
+    g_test_add_func("/vhost-vdpa-iotlb/address-spaces", test_address_spaces);
+    g_test_add_func("/vhost-vdpa-iotlb/reentry", test_reentry);
+    g_test_add_func("/vhost-vdpa-iotlb/exhaustive", test_exhaustive);
+    g_test_add_func("/vhost-vdpa-iotlb/fail-each", test_fail_each);
+    g_test_add_func("/vhost-vdpa-iotlb/random", test_random);
+    g_test_add_func("/vhost-vdpa-iotlb/scale", test_scale);
+
+    return g_test_run();
+}
