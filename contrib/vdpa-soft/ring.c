@@ -103,8 +103,6 @@ static int stop_with(VsRing *ring, const char *why)
 {
     ring->started = false;
     ring->error = why;
-    g_debug("vdpa-soft: ring of %u entries stopped: %s",
-            ring->config.num, why);
     return -1;
 }
 
