@@ -1,0 +1,408 @@
+/*
+ * vhost-vdpa: the guest's memory, as the device is to see it
+ *
+ * Copyright (c) 2026 The vhost-vdpa backend authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <sys/resource.h>
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "exec/ramblock.h"
+#include "vhost-vdpa-iotlb.h"
+#include "vhost-vdpa-memory.h"
+#include "trace.h"
+
+/* Address space of the guest's memory; the only one without shadow queues */
+#define GUEST_ASID 0
+
+/*
+ * Below 1 MiB a PC's firmware opens and closes windows all the time.  Entries
+ * do not cross this line, so that those changes never cost a large remap.
+ */
+#define SMALL_LIMIT MiB
+
+struct VhostVDPAMemory {
+    VhostVDPANode node;
+    VhostVDPAIOTLB *iotlb;
+    MemoryListener listener;
+    AddressSpace *as;           /* NULL until memory is followed */
+    VhostVDPAMemoryFailed *failed;
+    void *opaque;
+    uint64_t removed;           /* bytes gone since the last commit */
+    uint64_t private_bytes;     /* RAM no other process could share */
+    bool running;
+    bool replaying;             /* the listener is told what is there */
+    bool checked_sharing;
+};
+
+static int op_batch_begin(void *opaque, uint32_t asid)
+{
+    VhostVDPAMemory *m = opaque;
+
+    return vhost_vdpa_uapi_iotlb_batch_begin(&m->node, asid);
+}
+
+static int op_batch_end(void *opaque, uint32_t asid)
+{
+    VhostVDPAMemory *m = opaque;
+
+    return vhost_vdpa_uapi_iotlb_batch_end(&m->node, asid);
+}
+
+static int op_map(void *opaque, uint32_t asid, uint64_t first, uint64_t last,
+                  uint64_t uaddr, uint8_t perm)
+{
+    VhostVDPAMemory *m = opaque;
+
+    return vhost_vdpa_uapi_iotlb_update(&m->node, asid, first,
+                                        last - first + 1, uaddr, perm);
+}
+
+static int op_unmap(void *opaque, uint32_t asid, uint64_t first, uint64_t last)
+{
+    VhostVDPAMemory *m = opaque;
+
+    return vhost_vdpa_uapi_iotlb_invalidate(&m->node, asid, first,
+                                            last - first + 1);
+}
+
+static void op_ref(void *opaque, void *owner)
+{
+    memory_region_ref(owner);
+}
+
+static void op_unref(void *opaque, void *owner)
+{
+    memory_region_unref(owner);
+}
+
+static const VhostVDPAIOTLBOps iotlb_ops = {
+    .batch_begin = op_batch_begin,
+    .batch_end = op_batch_end,
+    .map = op_map,
+    .unmap = op_unmap,
+    .ref = op_ref,
+    .unref = op_unref,
+};
+
+/* Memory this process has pinned for devices, in KiB, or -1 if unknown */
+static int64_t pinned_kib(void)
+{
+    g_autofree char *status = NULL;
+    const char *line;
+    int64_t kib;
+
+    if (!g_file_get_contents("/proc/self/status", &status, NULL, NULL)) {
+        return -1;
+    }
+    line = strstr(status, "\nVmPin:");
+    if (!line || qemu_strtoi64(line + strlen("\nVmPin:"), &line, 10, &kib)) {
+        return -1;
+    }
+    return kib;
+}
+
+/*
+ * A driver that works with virtual addresses pins nothing and silently leaves
+ * out what it cannot share (drivers/vhost/vdpa.c, vhost_vdpa_va_map()).
+ * Nothing tells such a driver apart but that the pinned memory did not grow.
+ */
+static void check_sharing(VhostVDPAMemory *m, int64_t pinned_before)
+{
+    int64_t pinned = pinned_kib();
+
+    m->checked_sharing = true;
+    if (m->private_bytes && pinned >= 0 && pinned == pinned_before) {
+        g_autofree char *size = size_to_str(m->private_bytes);
+
+        warn_report("vhost-vdpa device '%s': %s of guest memory are private "
+                    "to QEMU, and the device seems unable to access such "
+                    "memory; use -object memory-backend-memfd,share=on for "
+                    "the guest's RAM", m->node.name, size);
+    }
+}
+
+/* Say more than the kernel does, which reports nearly everything as EFAULT */
+static void explain(VhostVDPAMemory *m, Error *cause, Error **errp)
+{
+    const VhostVDPAIOTLBFailure *failure =
+        vhost_vdpa_iotlb_failure(m->iotlb, GUEST_ASID);
+    VhostVDPAIOTLBStats stats;
+    struct rlimit limit;
+
+    vhost_vdpa_iotlb_stats(m->iotlb, GUEST_ASID, &stats);
+    if (failure && failure->step == VHOST_VDPA_IOTLB_STEP_MAP &&
+        !getrlimit(RLIMIT_MEMLOCK, &limit) &&
+        limit.rlim_cur != RLIM_INFINITY &&
+        limit.rlim_cur < stats.bytes_desired) {
+        error_setg(errp, "vhost-vdpa device '%s': %s; RLIMIT_MEMLOCK is "
+                   "%" PRIu64 " bytes, but the guest's memory is %" PRIu64
+                   " bytes: raise the limit (ulimit -l, LimitMEMLOCK=, or "
+                   "libvirt's <memtune> <hard_limit>)", m->node.name,
+                   error_get_pretty(cause), (uint64_t)limit.rlim_cur,
+                   stats.bytes_desired);
+    } else if (failure && failure->step == VHOST_VDPA_IOTLB_STEP_MAP) {
+        error_setg(errp, "vhost-vdpa device '%s': %s; the memory may not be "
+                   "writable or not be of a kind that devices can access, or "
+                   "the host's IOMMU has no room: look at the host's kernel "
+                   "log", m->node.name, error_get_pretty(cause));
+    } else {
+        error_setg(errp, "vhost-vdpa device '%s': %s", m->node.name,
+                   error_get_pretty(cause));
+    }
+    error_free(cause);
+}
+
+static bool commit(VhostVDPAMemory *m, Error **errp)
+{
+    int64_t pinned = m->checked_sharing ? -1 : pinned_kib();
+    VhostVDPAIOTLBReport report = {};
+    int64_t start = get_clock();
+    Error *err = NULL;
+    bool ok;
+
+    /* Before gigabytes are pinned for nothing */
+    ok = vhost_vdpa_iotlb_check(m->iotlb, GUEST_ASID, &err) &&
+         vhost_vdpa_iotlb_commit(m->iotlb, GUEST_ASID, &report, &err);
+    m->removed = 0;
+    if (report.messages) {
+        trace_vhost_vdpa_memory_commit(m->node.name, GUEST_ASID,
+                                       report.entries_before,
+                                       report.entries_after, report.messages,
+                                       report.bytes_mapped,
+                                       get_clock() - start, ok);
+    }
+    if (!ok) {
+        explain(m, err, errp);
+        return false;
+    }
+    if (!m->checked_sharing && report.maps) {
+        check_sharing(m, pinned);
+    }
+    return true;
+}
+
+/* Why the device is not given a section, or NULL if it is */
+static const char *section_unwanted(const MemoryRegionSection *section)
+{
+    MemoryRegion *mr = section->mr;
+
+    if (!memory_region_is_ram(mr)) {
+        return "not RAM";
+    }
+    if (memory_region_is_ram_device(mr)) {
+        return "device memory";
+    }
+    if (memory_region_is_protected(mr)) {
+        return "protected";
+    }
+    if (mr->rom_device && !memory_region_is_romd(mr)) {
+        return "ROM device in command mode";
+    }
+    return NULL;
+}
+
+static uint64_t section_first(const MemoryRegionSection *section)
+{
+    return section->offset_within_address_space;
+}
+
+static uint64_t section_last(const MemoryRegionSection *section)
+{
+    return section_first(section) +
+           int128_get64(int128_sub(section->size, int128_one()));
+}
+
+/* The whole host pages of a section; false if there are none */
+static bool section_pages(const MemoryRegionSection *section,
+                          uint64_t *first, uint64_t *last)
+{
+    uint64_t page = qemu_real_host_page_size();
+    uint64_t start = section_first(section);
+    uint64_t end = section_last(section);
+
+    *first = ROUND_UP(start, page);
+    /* Unsigned wrap makes this right at the top of the address space, too */
+    *last = ROUND_DOWN(end + 1, page) - 1;
+    return *first >= start && end - start >= page - 1 && *first <= *last;
+}
+
+/* Large RAM of the guest's that nobody else could share */
+static uint64_t private_ram(const MemoryRegionSection *section, uint64_t size)
+{
+    MemoryRegion *mr = section->mr;
+
+    return !section->readonly && !mr->rom_device && size >= MiB &&
+           !memory_region_is_protected(mr) &&
+           !memory_region_is_ram_device(mr) &&
+           !qemu_ram_is_shared(mr->ram_block) ? size : 0;
+}
+
+static void region_add(MemoryListener *listener, MemoryRegionSection *section)
+{
+    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
+    MemoryRegion *mr = section->mr;
+    const char *why = section_unwanted(section);
+    uint64_t page = qemu_real_host_page_size();
+    uint64_t start = section_first(section);
+    uint64_t end = section_last(section);
+    uint64_t first, last, uaddr;
+    VhostVDPAIOTLBPerm perm;
+
+    if (why) {
+        trace_vhost_vdpa_memory_skip(m->node.name, mr->name, start, end, why);
+        return;
+    }
+    uaddr = (uintptr_t)memory_region_get_ram_ptr(mr) +
+            section->offset_within_region;
+    if ((uaddr ^ start) & (page - 1)) {
+        /* The kernel would round both down and map the wrong bytes */
+        trace_vhost_vdpa_memory_skip(m->node.name, mr->name, start, end,
+                                     "host and guest page offsets differ");
+        return;
+    }
+    if (!section_pages(section, &first, &last)) {
+        trace_vhost_vdpa_memory_skip(m->node.name, mr->name, start, end,
+                                     "less than a page");
+        return;
+    }
+    if (first != start || last != end) {
+        trace_vhost_vdpa_memory_skip(m->node.name, mr->name, start, end,
+                                     "all but the whole pages of it");
+    }
+    uaddr += first - start;
+    perm = section->readonly || mr->rom_device ?
+           VHOST_VDPA_IOTLB_RO : VHOST_VDPA_IOTLB_RW;
+    trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
+                                perm);
+    m->private_bytes += private_ram(section, last - first + 1);
+    /* What the device cannot reach is reported by the commit */
+    vhost_vdpa_iotlb_add(m->iotlb, GUEST_ASID, first, last, uaddr, perm, mr,
+                         NULL);
+}
+
+static void region_del(MemoryListener *listener, MemoryRegionSection *section)
+{
+    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
+    uint64_t first, last;
+
+    /*
+     * Not section_unwanted(): a ROM device that just left its ROM mode would
+     * no longer be recognized as what was added.
+     */
+    if (!memory_region_is_ram(section->mr) ||
+        !section_pages(section, &first, &last)) {
+        return;
+    }
+    trace_vhost_vdpa_memory_del(m->node.name, section->mr->name, first, last);
+    m->removed += last - first + 1;
+    m->private_bytes -= private_ram(section, last - first + 1);
+    vhost_vdpa_iotlb_del(m->iotlb, GUEST_ASID, first, last);
+}
+
+static void memory_commit(MemoryListener *listener)
+{
+    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
+    Error *err = NULL;
+
+    /*
+     * A device that stands still need not know each turn of the firmware, but
+     * a DIMM that is gone must not stay pinned until it runs again.
+     */
+    if (m->replaying || (!m->running && m->removed < SMALL_LIMIT)) {
+        return;
+    }
+    if (commit(m, &err)) {
+        return;
+    }
+    if (m->running) {
+        m->failed(m->opaque, err);
+    } else {
+        /* What is missing is tried again, and reported, at the next start */
+        error_free(err);
+    }
+}
+
+VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
+                                       uint64_t first, uint64_t last,
+                                       bool batching,
+                                       VhostVDPAMemoryFailed *failed,
+                                       void *opaque)
+{
+    VhostVDPAMemory *m = g_new0(VhostVDPAMemory, 1);
+
+    m->node = *node;
+    m->failed = failed;
+    m->opaque = opaque;
+    m->listener = (MemoryListener) {
+        .name = "vhost-vdpa",
+        .priority = MEMORY_LISTENER_PRIORITY_DEV_BACKEND,
+        .region_add = region_add,
+        .region_del = region_del,
+        .commit = memory_commit,
+    };
+    m->iotlb = vhost_vdpa_iotlb_new(&iotlb_ops, m, SMALL_LIMIT,
+                                    qemu_real_host_page_size());
+    vhost_vdpa_iotlb_set_batching(m->iotlb, batching);
+    vhost_vdpa_iotlb_set_range(m->iotlb, first, last);
+    return m;
+}
+
+static void unfollow(VhostVDPAMemory *m)
+{
+    if (m->as) {
+        memory_listener_unregister(&m->listener);
+        m->as = NULL;
+    }
+    vhost_vdpa_iotlb_clear(m->iotlb, GUEST_ASID);
+    m->private_bytes = 0;
+}
+
+void vhost_vdpa_memory_free(VhostVDPAMemory *m)
+{
+    if (!m) {
+        return;
+    }
+    m->running = false;
+    /* Unregistering reports every section as removed: nothing is to be sent */
+    m->replaying = true;
+    unfollow(m);
+    vhost_vdpa_iotlb_free(m->iotlb);
+    g_free(m);
+}
+
+bool vhost_vdpa_memory_commit(VhostVDPAMemory *m, AddressSpace *as,
+                              Error **errp)
+{
+    if (m->as != as) {
+        /* Both replay the whole address space; one commit takes the sum */
+        m->replaying = true;
+        unfollow(m);
+        memory_listener_register(&m->listener, as);
+        m->as = as;
+        m->replaying = false;
+    }
+    return commit(m, errp);
+}
+
+void vhost_vdpa_memory_set_running(VhostVDPAMemory *m, bool running)
+{
+    m->running = running;
+}
+
+bool vhost_vdpa_memory_withdraw(VhostVDPAMemory *m, Error **errp)
+{
+    Error *err = NULL;
+
+    if (!vhost_vdpa_iotlb_withdraw(m->iotlb, GUEST_ASID, NULL, &err)) {
+        explain(m, err, errp);
+        return false;
+    }
+    return true;
+}
