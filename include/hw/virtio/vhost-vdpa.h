@@ -1,0 +1,172 @@
+/*
+ * vhost-vdpa: a virtio device driven by a vDPA device of the host
+ *
+ * Copyright (c) 2026 The vhost-vdpa backend authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_VIRTIO_VHOST_VDPA_H
+#define HW_VIRTIO_VHOST_VDPA_H
+
+#include "hw/virtio/vhost.h"
+#include "hw/virtio/virtio.h"
+#include "standard-headers/linux/vhost_types.h"
+
+typedef struct VhostVDPAMemory VhostVDPAMemory;
+typedef struct VhostVDPARing VhostVDPARing;
+typedef struct VhostVDPAShared VhostVDPAShared;
+typedef struct vhost_vdpa VhostVDPA;
+
+/**
+ * enum VhostVDPAState - what an open character device has been told so far
+ *
+ * @VHOST_VDPA_CLOSED: nothing; also a device that failed to become ours
+ * @VHOST_VDPA_OWNED: backend features are negotiated, the virtio status is 0
+ * @VHOST_VDPA_CONFIGURED: FEATURES_OK was accepted, rings can be set up
+ * @VHOST_VDPA_RUNNING: DRIVER_OK was accepted, the device accesses memory
+ * @VHOST_VDPA_SUSPENDED: DRIVER_OK, but all rings stand still
+ *
+ * The legal moves are a table in hw/virtio/vhost-vdpa.c.
+ */
+typedef enum VhostVDPAState {
+    VHOST_VDPA_CLOSED,
+    VHOST_VDPA_OWNED,
+    VHOST_VDPA_CONFIGURED,
+    VHOST_VDPA_RUNNING,
+    VHOST_VDPA_SUSPENDED,
+    VHOST_VDPA_STATE__MAX,
+} VhostVDPAState;
+
+/**
+ * struct VhostVDPAShared - one open character device
+ *
+ * Shared by every struct vhost_vdpa made on it.  May be allocated zeroed with
+ * only @device_fd and @iova_range filled in: vhost_vdpa_shared_open() then
+ * runs when the first vhost_dev is initialized.  All access is under the BQL.
+ *
+ * @device_fd: the character device, open for reading and writing; stays the
+ *             property of whoever opened it
+ * @iova_range: addresses the device can use, both ends inclusive
+ * @label: NULL, or the user's words for the device, which are used where the
+ *         path of the file is not known; not owned
+ * @name: how messages call the device; set while it is open
+ * @merge_config: NULL to show the guest the device's configuration space as
+ *                it is; or called to move the @size bytes read into
+ *                @guest, which holds what QEMU would show by itself
+ * @merge_opaque: for @merge_config's user
+ */
+struct VhostVDPAShared {
+    int device_fd;
+    struct vhost_vdpa_iova_range iova_range;
+    const char *label;
+    char *name;
+    void (*merge_config)(VhostVDPAShared *s, uint8_t *guest,
+                         const uint8_t *device, size_t size);
+    void *merge_opaque;
+
+    /*< private >*/
+    VhostVDPAState state;
+    bool open;
+    bool reset_failed;          /* to be tried again before the next use */
+    bool had_doorbells;         /* since it was opened */
+    uint32_t device_id;
+    uint32_t num_vqs;           /* UINT32_MAX: the kernel cannot tell */
+    uint32_t num_groups;
+    uint32_t num_as;
+    uint32_t config_size;       /* UINT32_MAX: the kernel cannot tell */
+    uint16_t max_ring;
+    uint64_t device_features;
+    uint64_t backend_features;
+    uint64_t features;          /* accepted by FEATURES_OK */
+    int config_call_fd;         /* -1: none */
+    VirtIODevice *vdev;         /* valid while configured or running */
+    VhostVDPAMemory *memory;
+    QLIST_HEAD(, vhost_vdpa) devs;
+};
+
+/**
+ * struct vhost_vdpa - the part of a device that one vhost_dev drives
+ *
+ * A queue pair, the control queue, or all of a generic device.  Zeroed by its
+ * owner but for the first two members; the rest is the backend's.
+ *
+ * @shared: the device, which must outlive this
+ * @control_vq: the index of this virtqueue differs between guest and device:
+ *              it is @control_vq for the device once VIRTIO_NET_F_MQ was
+ *              negotiated.  0 for queues that keep their index
+ */
+struct vhost_vdpa {
+    VhostVDPAShared *shared;
+    unsigned control_vq;
+
+    /*< private >*/
+    struct vhost_dev *dev;
+    VhostVDPARing *rings;
+    QLIST_ENTRY(vhost_vdpa) entry;
+};
+
+/**
+ * vhost_vdpa_get_iova_range() - the addresses a device can use
+ * @device_fd: the character device
+ * @iova_range: filled in on success
+ *
+ * A kernel before 5.10 cannot tell; the answer is then all of 64 bits.
+ * Reference: VHOST_VDPA_GET_IOVA_RANGE, include/uapi/linux/vhost.h.
+ *
+ * Returns: 0, or a negative errno
+ */
+int vhost_vdpa_get_iova_range(int device_fd,
+                              struct vhost_vdpa_iova_range *iova_range);
+
+/**
+ * vhost_vdpa_shared_open() - become the owner of a device and ask what it is
+ * @s: @device_fd is set; @iova_range is filled in unless set
+ * @errp: names the device, what was attempted and what to do about it
+ *
+ * Negotiates backend features and reads everything that stays constant while
+ * the file is open.  Rejects a device this backend cannot drive correctly.
+ * Does nothing when already open.  Called with the BQL held.
+ *
+ * Returns: true on success.  On failure the file must be closed
+ */
+bool vhost_vdpa_shared_open(VhostVDPAShared *s, Error **errp);
+
+/**
+ * vhost_vdpa_shared_close() - forget a device
+ * @s: no struct vhost_vdpa is left on it
+ *
+ * Nothing is sent: closing @device_fd, which is the caller's part, resets the
+ * device and drops all mappings.  May be called twice.  @s is not freed.
+ */
+void vhost_vdpa_shared_close(VhostVDPAShared *s);
+
+/**
+ * vhost_vdpa_shared_map_memory() - give the device the guest's memory
+ * @s: an open device
+ * @errp: names the device, the range that failed and the likely causes
+ *
+ * From now on the device's IOTLB follows the guest's memory.  Done before a
+ * guest driver needs it because pinning memory takes long.  Does nothing when
+ * already done.  Called with the BQL held.
+ *
+ * Returns: true when the device has all of the guest's memory
+ */
+bool vhost_vdpa_shared_map_memory(VhostVDPAShared *s, Error **errp);
+
+/**
+ * vhost_vdpa_read_config() - read the configuration space
+ * @s: an open device
+ * @config: receives the bytes from offset 0
+ * @size: bytes wanted; no more than the device has are written
+ * @errp: names the device and the cause
+ *
+ * Read in one go, as the kernel offers no generation count that could tell
+ * two reads apart.  Not passed through @merge_config.
+ *
+ * Returns: bytes read, or a negative errno
+ */
+int vhost_vdpa_read_config(VhostVDPAShared *s, void *config, size_t size,
+                           Error **errp);
+
+#endif
