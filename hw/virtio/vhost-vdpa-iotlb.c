@@ -21,9 +21,9 @@
  * held        the pages of "programmed" by owner; each range is a reference.
  *             Apart from the entries, because memory that stays where it is
  *             can get another owner, which must not cost a message
- * dirty       where the first two may differ.  Outside, each page is
- *             programmed just as it is desired; so a commit looks nowhere
- *             else.
+ * dirty       where the first two may differ; a commit looks nowhere else.
+ *             Elsewhere, each page is programmed as it is desired or, if
+ *             it is outside the device's IOVA range, is not programmed.
  */
 
 typedef struct IOTLBSpace IOTLBSpace;
@@ -773,25 +773,6 @@ static void run_sync_owners(IOTLBRun *run)
     }
 }
 
-/* What is outside the IOVA range stays to be looked at */
-static void run_keep_outside(IOTLBRun *run, uint64_t first, uint64_t last)
-{
-    IOTLBSpace *space = run->space;
-    IOTLBNode *dirty, *node;
-
-    for (dirty = map_first(&space->dirty, first, last); dirty;
-         dirty = map_next(&space->dirty, dirty, first, last)) {
-        uint64_t dirty_first = MAX(first, dirty->it.start);
-        uint64_t dirty_last = MIN(last, dirty->it.last);
-
-        for (node = map_first(&space->desired, dirty_first, dirty_last); node;
-             node = map_next(&space->desired, node, dirty_first, dirty_last)) {
-            dirty_put(&run->again, MAX(dirty_first, node->it.start),
-                      MIN(dirty_last, node->it.last));
-        }
-    }
-}
-
 static void error_set_failure(Error **errp, const VhostVDPAIOTLB *iotlb,
                               const VhostVDPAIOTLBFailure *failure,
                               uint64_t failures)
@@ -874,8 +855,7 @@ static bool run_finish(IOTLBRun *run, IOTLBSpace *unsettled,
 static bool space_commit(IOTLBSpace *space, uint64_t budget,
                          VhostVDPAIOTLBReport *report, Error **errp)
 {
-    VhostVDPAIOTLB *iotlb = space->iotlb;
-    IOTLBSpace *unsettled = iotlb->unsettled;
+    IOTLBSpace *unsettled = space->iotlb->unsettled;
     g_autoptr(GPtrArray) doomed = g_ptr_array_new();
     g_autoptr(GArray) missing = g_array_new(false, false,
                                             sizeof(VhostVDPAIOTLBRange));
@@ -926,18 +906,6 @@ static bool space_commit(IOTLBSpace *space, uint64_t budget,
     }
 
     run_sync_owners(&run);
-    if (outside) {
-        if (iotlb->usable_first > iotlb->usable_last) {
-            run_keep_outside(&run, 0, UINT64_MAX);
-        } else {
-            if (iotlb->usable_first > 0) {
-                run_keep_outside(&run, 0, iotlb->usable_first - 1);
-            }
-            if (iotlb->usable_last < UINT64_MAX) {
-                run_keep_outside(&run, iotlb->usable_last + 1, UINT64_MAX);
-            }
-        }
-    }
 
     /* All else is clean now; run_finish() disposes of the old set */
     old = space->dirty;
