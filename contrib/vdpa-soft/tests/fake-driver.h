@@ -237,7 +237,14 @@ static inline void drv_init(Drv *d, Arena *arena, GRand *rand,
         d->free[i] = i;
         d->ids[i] = i;
     }
-    if (!d->packed) {
+    if (d->packed) {
+        /* Those before the start were used on this lap */
+        for (i = 0; i < start; i++) {
+            arena_put16(arena, drv_desc(d, i) + 14,
+                        1 << VRING_PACKED_DESC_F_AVAIL |
+                        1 << VRING_PACKED_DESC_F_USED);
+        }
+    } else {
         arena_put16(arena, d->avail + 2, start);
         arena_put16(arena, d->used + 2, start);
         if (d->event_idx) {
