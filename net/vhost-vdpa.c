@@ -285,6 +285,13 @@ static void merge_config(VhostVDPAShared *s, uint8_t *guest,
             /* Nobody gave the device an address */
             continue;
         }
+        if (offset == offsetof(struct virtio_net_config, status)) {
+            /* The link is up if neither host nor user says otherwise */
+            stw_le_p(guest + offset,
+                     lduw_le_p(device + offset) &
+                     (lduw_le_p(guest + offset) | ~VIRTIO_NET_S_LINK_UP));
+            continue;
+        }
         if (offset == offsetof(struct virtio_net_config,
                                max_virtqueue_pairs)) {
             stw_le_p(guest + offset, MIN(d->pairs,

@@ -167,8 +167,12 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
     Error *err = NULL;
     bool ok;
 
-    /* Before gigabytes are pinned for nothing */
-    ok = vhost_vdpa_iotlb_check(m->iotlb, GUEST_ASID, &err) &&
+    /*
+     * Before a start, do not pin gigabytes for nothing.  A device that runs
+     * must be told at least what is gone, whatever else is wrong.
+     */
+    ok = (m->running ||
+          vhost_vdpa_iotlb_check(m->iotlb, GUEST_ASID, &err)) &&
          vhost_vdpa_iotlb_commit(m->iotlb, GUEST_ASID, &report, &err);
     m->removed = 0;
     if (report.messages) {

@@ -48,6 +48,7 @@ static const struct {
     { 0, EIO,
       "the device does not answer; look at the host's kernel log, and at the "
       "VDUSE daemon if it is one" },
+    { VHOST_VDPA_GET_DEVICE_ID, 0, "is this a vhost-vdpa device?" },
     { VHOST_SET_FEATURES, 0,
       "the device refuses this set of virtio features; switch optional ones "
       "off on the guest's device" },

@@ -15,6 +15,7 @@
 
 #include "qemu/osdep.h"
 #include <sys/mman.h>
+#include "block/aio.h"
 #include "exec/address-spaces.h"
 #include "exec/cpu-common.h"
 #include "hw/qdev-core.h"
@@ -27,6 +28,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/host-utils.h"
+#include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "standard-headers/linux/virtio_config.h"
 #include "standard-headers/linux/virtio_ids.h"
@@ -338,15 +340,37 @@ static bool step_allow_discard(VhostVDPAShared *s, Error **errp)
     return true;
 }
 
+static void needs_reset_bh(void *opaque)
+{
+    VirtIODevice *vdev = opaque;
+
+    if (vdev->broken && virtio_vdev_has_feature(vdev, VIRTIO_F_VERSION_1)) {
+        vdev->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+        virtio_notify_config(vdev);
+    }
+    object_unref(OBJECT(vdev));
+}
+
+/* Tell the user and the guest, once, that the device does not work */
+static void device_broken(VirtIODevice *vdev, Error *err)
+{
+    if (!vdev->broken) {
+        virtio_error(vdev, "%s", error_get_pretty(err));
+        /*
+         * If the guest is just writing the device status, what it writes
+         * replaces NEEDS_RESET.
+         */
+        object_ref(OBJECT(vdev));
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), needs_reset_bh, vdev);
+    }
+    error_free(err);
+}
+
 static void memory_failed(void *opaque, Error *err)
 {
     VhostVDPAShared *s = opaque;
 
-    if (s->vdev && !s->vdev->broken) {
-        virtio_error(s->vdev, "%s; the guest's driver must reset the device",
-                     error_get_pretty(err));
-    }
-    error_free(err);
+    device_broken(s->vdev, err);
 }
 
 static bool step_prepare_memory(VhostVDPAShared *s, Error **errp)
@@ -687,6 +711,8 @@ typedef struct VhostVDPATransition {
 } VhostVDPATransition;
 
 #define RESET_STEPS { step_unmap_doorbells, step_withdraw_memory, step_reset }
+/* The kernel resets and unmaps when the file is closed, which follows */
+#define CLOSE_STEPS { step_drop_memory, step_allow_discard }
 
 static const VhostVDPATransition transitions[] = {
     {
@@ -735,7 +761,15 @@ static const VhostVDPATransition transitions[] = {
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_OWNED, .to = VHOST_VDPA_CLOSED,
-        .steps = { step_drop_memory, step_allow_discard },
+        .steps = CLOSE_STEPS,
+        .otherwise = VHOST_VDPA_CLOSED,
+    }, {
+        .from = VHOST_VDPA_CONFIGURED, .to = VHOST_VDPA_CLOSED,
+        .steps = CLOSE_STEPS,
+        .otherwise = VHOST_VDPA_CLOSED,
+    }, {
+        .from = VHOST_VDPA_SUSPENDED, .to = VHOST_VDPA_CLOSED,
+        .steps = CLOSE_STEPS,
         .otherwise = VHOST_VDPA_CLOSED,
     },
 };
@@ -781,15 +815,12 @@ static bool change_state(VhostVDPAShared *s, VhostVDPAState to, Error **errp)
     return ok;
 }
 
-/* Tell the user and the guest, once, that the device does not work */
-static void device_broken(VirtIODevice *vdev, Error *err)
+/* Reset a device that is set up for a guest's driver but does not run */
+static bool reset_idle(VhostVDPAShared *s, Error **errp)
 {
-    if (vdev->broken) {
-        error_free(err);
-        return;
-    }
-    virtio_error(vdev, "%s", error_get_pretty(err));
-    error_free(err);
+    return (s->state != VHOST_VDPA_CONFIGURED &&
+            s->state != VHOST_VDPA_SUSPENDED) ||
+           change_state(s, VHOST_VDPA_OWNED, errp);
 }
 
 /* --- Life of an open device --- */
@@ -845,10 +876,6 @@ void vhost_vdpa_shared_close(VhostVDPAShared *s)
         return;
     }
     assert(QLIST_EMPTY(&s->devs));
-    if (s->state != VHOST_VDPA_OWNED) {
-        /* Not reached by a device that was stopped before */
-        change_state(s, VHOST_VDPA_OWNED, NULL);
-    }
     change_state(s, VHOST_VDPA_CLOSED, NULL);
     if (s->had_doorbells) {
         /* A page still mapped would keep the device busy after its close */
@@ -861,6 +888,10 @@ void vhost_vdpa_shared_close(VhostVDPAShared *s)
 
 bool vhost_vdpa_shared_map_memory(VhostVDPAShared *s, Error **errp)
 {
+    /* Whoever suspended it is gone without a reset, like an unplugged card */
+    if (!reset_idle(s, errp)) {
+        return false;
+    }
     return step_commit_memory(s, errp);
 }
 
@@ -1015,9 +1046,12 @@ static int vhost_vdpa_set_features(struct vhost_dev *dev, uint64_t features)
         /* Reported already; the guest has to reset it first */
         return -EIO;
     }
-    /* All parts of a device ask for the same; dirty logging is not offered */
-    if (s->state == VHOST_VDPA_CONFIGURED || s->state == VHOST_VDPA_RUNNING) {
-        return 0;
+    /*
+     * The first part asks for all; control queues have no features of their
+     * own.  While running, it is only about dirty logging, which no device has.
+     */
+    if (dev->vq_index || s->state == VHOST_VDPA_RUNNING) {
+        return s->state == VHOST_VDPA_OWNED ? -EIO : 0;
     }
     features &= ~BIT_ULL(VHOST_F_LOG_ALL);
     /* Shown to the guest whatever the device has, so not in what was acked */
@@ -1025,12 +1059,11 @@ static int vhost_vdpa_set_features(struct vhost_dev *dev, uint64_t features)
         features |= vdev->guest_features & s->device_features &
                     BIT_ULL(VIRTIO_NET_F_MAC);
     }
-    if (s->state == VHOST_VDPA_SUSPENDED) {
-        if (can_resume(s, vdev, features)) {
-            return 0;
-        }
-        change_state(s, VHOST_VDPA_OWNED, NULL);
+    if (s->state == VHOST_VDPA_SUSPENDED && can_resume(s, vdev, features)) {
+        return 0;
     }
+    /* Also what a start left behind that failed in the vhost core */
+    reset_idle(s, NULL);
     if (!(features & BIT_ULL(VIRTIO_F_VERSION_1))) {
         error_setg(&err, "vhost-vdpa device '%s': the guest's driver uses the "
                    "legacy interface, which vDPA devices do not have; use a "
@@ -1321,29 +1354,26 @@ static int vhost_vdpa_dev_start(struct vhost_dev *dev, bool started)
     return 0;
 }
 
-static void vhost_vdpa_leave_suspended(VhostVDPAShared *s)
-{
-    Error *err = NULL;
 
-    if (s->state == VHOST_VDPA_SUSPENDED &&
-        !change_state(s, VHOST_VDPA_OWNED, &err)) {
-        error_report_err(err);
-    }
-}
-
-/* The last call of a stop: rings were asked where they stand */
+/*
+ * The last call of a stop: rings were asked where they stand.  A guest that
+ * was paused, or whose link was set down, will go on where it was, and the
+ * device need not be set up again.  A guest that resets its device does not,
+ * but vhost_vdpa_reset_device() will be told.
+ */
 static void vhost_vdpa_reset_status(struct vhost_dev *dev)
 {
+    VirtioDeviceClass *vdc = VIRTIO_DEVICE_GET_CLASS(dev->vdev);
     VhostVDPA *v = dev->opaque;
     VhostVDPAShared *s = v->shared;
+    bool told_of_resets = vdc->get_vhost;
+    Error *err = NULL;
 
-    if (!is_last_part(dev)) {
-        return;
-    }
-    /* A paused guest will go on where it was: no need to set all up again */
-    if (!has_backend_feature(s, VHOST_BACKEND_F_RESUME) ||
-        dev->vdev->vm_running) {
-        vhost_vdpa_leave_suspended(s);
+    if (is_last_part(dev) &&
+        (!has_backend_feature(s, VHOST_BACKEND_F_RESUME) ||
+         (dev->vdev->vm_running && !told_of_resets)) &&
+        !reset_idle(s, &err)) {
+        error_report_err(err);
     }
 }
 
@@ -1351,8 +1381,12 @@ static void vhost_vdpa_reset_status(struct vhost_dev *dev)
 static int vhost_vdpa_reset_device(struct vhost_dev *dev)
 {
     VhostVDPA *v = dev->opaque;
+    Error *err = NULL;
 
-    vhost_vdpa_leave_suspended(v->shared);
+    if (!reset_idle(v->shared, &err)) {
+        error_report_err(err);
+        return -EIO;
+    }
     return 0;
 }
 
