@@ -1,0 +1,157 @@
+/*
+ * vdpa-soft: what memory a mapping may name
+ *
+ * Copyright (c) 2026 The vhost-vdpa backend authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <glib.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include "memory.h"
+
+typedef struct VsVma {
+    uint64_t start;
+    uint64_t end;       /* exclusive */
+    bool readable;
+    bool writable;
+    bool shared;
+} VsVma;
+
+static pthread_mutex_t charge_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t charged;
+
+/*
+ * The mappings that end above @addr and begin below @end, and the first one
+ * above; NULL if the process may not see its own list.
+ */
+static GArray *read_vmas(uint64_t addr, uint64_t end)
+{
+    GArray *vmas;
+    char *line = NULL;
+    size_t size = 0;
+    FILE *maps = fopen("/proc/self/maps", "re");
+
+    if (!maps) {
+        return NULL;
+    }
+    vmas = g_array_new(false, false, sizeof(VsVma));
+    while (getline(&line, &size, maps) > 0) {
+        char perm[5];
+        VsVma vma;
+
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s", &vma.start, &vma.end,
+                   perm) != 3) {
+            continue;
+        }
+        if (vma.end <= addr) {
+            continue;
+        }
+        vma.readable = perm[0] == 'r';
+        vma.writable = perm[1] == 'w';
+        /* anonymous shared memory is a file too, of the kernel's own */
+        vma.shared = perm[3] == 's';
+        g_array_append_val(vmas, vma);
+        if (vma.start >= end) {
+            break;
+        }
+    }
+    free(line);
+    fclose(maps);
+    return vmas;
+}
+
+int vs_memory_walk(uint64_t addr, uint64_t size, VsVmaFn *fn, void *opaque)
+{
+    g_autoptr(GArray) vmas = NULL;
+    uint64_t offset = 0, end = addr + size;
+    guint i = 0;
+    int ret;
+
+    vmas = read_vmas(addr, end < addr ? UINT64_MAX : end);
+    if (!vmas) {
+        /* no /proc: believe what is said */
+        return fn(opaque, 0, size, true);
+    }
+    while (offset < size) {
+        uint64_t at = addr + offset, piece;
+        VsVma *vma;
+
+        while (i < vmas->len && g_array_index(vmas, VsVma, i).end <= at) {
+            i++;
+        }
+        if (i == vmas->len || at < addr) {
+            return -EINVAL;
+        }
+        vma = &g_array_index(vmas, VsVma, i);
+        piece = MIN(size - offset, vma->end - at);
+        ret = fn(opaque, offset, piece, vma->shared);
+        if (ret < 0) {
+            return ret;
+        }
+        offset += piece;
+    }
+    return 0;
+}
+
+bool vs_memory_check(uint64_t addr, uint64_t size, bool write)
+{
+    g_autoptr(GArray) vmas = NULL;
+    uint64_t at = addr, end = addr + size;
+    guint i;
+
+    if (end < addr) {
+        return false;
+    }
+    vmas = read_vmas(addr, end);
+    if (!vmas) {
+        return true;
+    }
+    for (i = 0; i < vmas->len && at < end; i++) {
+        VsVma *vma = &g_array_index(vmas, VsVma, i);
+
+        if (vma->start > at || !vma->readable || (write && !vma->writable)) {
+            return false;
+        }
+        at = vma->end;
+    }
+    return at >= end;
+}
+
+bool vs_memory_charge(uint64_t pages, uint64_t *limit, uint64_t *held)
+{
+    struct rlimit rlimit;
+    bool ok;
+
+    *limit = UINT64_MAX;
+    if (getrlimit(RLIMIT_MEMLOCK, &rlimit) == 0 &&
+        rlimit.rlim_cur != RLIM_INFINITY) {
+        *limit = rlimit.rlim_cur / VS_PAGE_SIZE;
+    }
+    pthread_mutex_lock(&charge_lock);
+    *held = charged;
+    ok = charged <= *limit && pages <= *limit - charged;
+    if (ok) {
+        charged += pages;
+    }
+    pthread_mutex_unlock(&charge_lock);
+    return ok;
+}
+
+void vs_memory_release(uint64_t pages)
+{
+    pthread_mutex_lock(&charge_lock);
+    charged -= pages;
+    pthread_mutex_unlock(&charge_lock);
+}
+
+void vs_memory_fork(void)
+{
+    pthread_mutex_init(&charge_lock, NULL);
+    charged = 0;
+}

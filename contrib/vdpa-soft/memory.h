@@ -1,0 +1,59 @@
+/*
+ * vdpa-soft: what memory a mapping may name
+ *
+ * Copyright (c) 2026 The vhost-vdpa backend authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef VDPA_SOFT_MEMORY_H
+#define VDPA_SOFT_MEMORY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define VS_PAGE_SIZE 4096u
+
+/**
+ * typedef VsVmaFn - one piece of a walk
+ * @first: offset of the piece from where the walk began
+ * @size: its bytes
+ * @usable: it lies in a shared mapping of a file
+ *
+ * Returns: 0 to go on, or a negative errno that ends the walk
+ */
+typedef int VsVmaFn(void *opaque, uint64_t offset, uint64_t size,
+                    bool usable);
+
+/**
+ * vs_memory_walk() - cut a range at the borders of the process's mappings
+ *
+ * As the kernel does it: a hole belongs to the mapping above it.
+ *
+ * Returns: 0; -EINVAL if nothing is mapped at or above some part; what @fn
+ *          returned
+ */
+int vs_memory_walk(uint64_t addr, uint64_t size, VsVmaFn *fn, void *opaque);
+
+/**
+ * vs_memory_check() - whether all of a range is mapped
+ * @write: and writable
+ */
+bool vs_memory_check(uint64_t addr, uint64_t size, bool write);
+
+/**
+ * vs_memory_charge() - charge pages against the process's memory lock limit
+ * @limit: receives the limit in pages
+ * @held: receives the pages charged before
+ *
+ * Returns: false, with nothing charged, if the limit would be exceeded
+ */
+bool vs_memory_charge(uint64_t pages, uint64_t *limit, uint64_t *held);
+
+/** vs_memory_release() - give charged pages back */
+void vs_memory_release(uint64_t pages);
+
+/** vs_memory_fork() - in a forked child, which has nothing charged */
+void vs_memory_fork(void);
+
+#endif
