@@ -88,13 +88,15 @@ class Edit:
                 f'"{self.start.strip()}", found {len(found)}')
         first = found[0]
         if self.where == 'before':
-            return lines[:first] + new + lines[first:]
+            return lines[:first] + new + ['\n'] * bool(new) + lines[first:]
         if self.where == 'after':
             return lines[:first + 1] + new + lines[first + 1:]
         last = first + 1
         if self.end:
             while last < len(lines) and not re.match(self.end, lines[last]):
                 last += 1
+            while lines[last - 1] == '\n':
+                last -= 1
         return lines[:first] + new + lines[last:]
 
 
@@ -135,6 +137,10 @@ SHARED = {
     ],
     'net/trace-events': [
         Edit('vhost-vdpa', '# vhost-vdpa.c', r'\n'),
+    ],
+    'qapi/net.json': [
+        Edit('queues', '# @queues: number of queues to be created for '
+             'multiqueue vhost-vdpa', r'#\n'),
     ],
     'qemu-options.hx': [
         Edit('help', '    "-netdev vhost-vdpa,id=str[,vhostdev=/path/to/dev]'
@@ -351,21 +357,20 @@ class Tree:
             shutil.copy2(self.at(path), copy)
         files[path] = entry
 
-    def make_folder(self, path):
-        """Create the folder @path, and remember it if it is new"""
-        if path == '' or os.path.isdir(self.at(path)):
-            return
-        self.make_folder(os.path.dirname(path))
-        os.mkdir(self.at(path))
-        if path not in self.manifest['folders']:
-            self.manifest['folders'].append(path)
+    def note_folder(self, path):
+        """Remember which folders of a new file's @path will be ours"""
+        path = os.path.dirname(path)
+        if path and not os.path.isdir(self.at(path)):
+            self.note_folder(path)
+            if path not in self.manifest['folders']:
+                self.manifest['folders'].append(path)
 
     def write(self, path, content, like):
         """Write a file unless it is already there with this content"""
         if read(self.at(path)) == content:
             return False
-        self.make_folder(os.path.dirname(path))
-        temporary = self.at(path) + '.graft-new'
+        os.makedirs(os.path.dirname(self.at(path)), exist_ok=True)
+        temporary = self.at(STATE, 'new')
         with open(temporary, 'wb') as file:
             file.write(content)
         shutil.copymode(like, temporary)
@@ -381,7 +386,6 @@ class Tree:
             return
         copy = self.at(STATE, 'original', path)
         if read(self.at(path)) != read(copy):
-            self.make_folder(os.path.dirname(path))
             shutil.copy2(copy, self.at(path))
         os.utime(self.at(path), ns=(entry['mtime'], entry['mtime']))
 
@@ -422,16 +426,22 @@ def graft(path, force=False):
         content = edited(name, tree.original(name))
         wanted[name] = (content, tree.at(name))
 
-    # The manifest first: an interrupted graft can be repeated or undone
-    for name, (content, _) in wanted.items():
+    # The manifest first, with every content that a file can have on the way:
+    # an interrupted graft can then be repeated or undone
+    gone = [name for name in tree.manifest['files'] if name not in wanted]
+    for name in wanted:
         tree.keep_original(name)
-        expected = tree.manifest['files'][name]['expected']
-        if digest(content) not in expected:
-            expected.append(digest(content))
+        tree.note_folder(name)
+    for name, entry in tree.manifest['files'].items():
+        possible = {entry['original'], *entry['expected']}
+        if name in wanted:
+            possible.add(digest(wanted[name][0]))
+        if name in REMOVED:
+            possible.add(None)
+        entry['expected'] = sorted(possible, key=str)
     tree.save_manifest()
 
     written = 0
-    gone = [name for name in tree.manifest['files'] if name not in wanted]
     for name in gone:
         tree.restore(name)
     for name in REMOVED:

@@ -4,7 +4,8 @@
 Reads the output on standard input and keeps all of it in a log file. A
 line that begins with a counter such as ninja's "[7/99]" moves the display:
 on a terminal one line that changes in place, else a new line at each tenth
-of the way, and every half minute.
+of the way, and every half minute. What takes less than a second is not
+worth a word.
 
 Copyright (c) 2026 The vhost-vdpa backend authors
 
@@ -19,6 +20,7 @@ import time
 
 COUNTER = re.compile(r'\[(\d+)/(\d+)\]\s*(.*)')
 SILENCE_MAX = 30
+START_MIN = 1
 
 
 class Display:
@@ -29,12 +31,13 @@ class Display:
         self.out = out
         self.tty = out.isatty()
         self.tenth = 0
-        self.shown = time.monotonic()
+        self.start = self.shown = time.monotonic()
         self.dirty = False
 
     def show(self, done, total, detail):
         """Tell that done of total steps are behind us"""
-        if total == 0:
+        now = time.monotonic()
+        if total == 0 or now - self.start < START_MIN:
             return
         percent = 100 * done // total
         text = f'   {self.what}: {done}/{total} ({percent} %)'
@@ -44,7 +47,6 @@ class Display:
             self.out.write(f'\r{line}\033[K')
             self.dirty = True
         else:
-            now = time.monotonic()
             if percent // 10 == self.tenth and \
                     now - self.shown < SILENCE_MAX:
                 return

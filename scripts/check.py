@@ -1,0 +1,451 @@
+#!/usr/bin/python3
+"""Run the tests of the backend, and count
+
+Each Job is one program: a test that speaks TAP, as QEMU's do, counts as many
+tests as it reports; any other program counts as one. A program that dies,
+hangs, reports fewer tests than it planned or none at all adds a failure.
+
+The last line of the output is "N passed, N failed, N skipped"; the exit
+status is 0 if something passed and nothing failed. Logs are kept.
+
+Copyright (c) 2026 The vhost-vdpa backend authors
+
+SPDX-License-Identifier: GPL-2.0-or-later
+"""
+
+import argparse
+import concurrent.futures
+import fnmatch
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+sys.dont_write_bytecode = True
+
+# pylint: disable=wrong-import-position
+import graft  # noqa: E402
+
+# QEMU's own tests that have to do with virtio-net, vhost or the monitor's
+# view of devices, as its meson names them; "qos-test" has the vhost-user ones
+QEMU_TESTS = [
+    'qtest-x86_64/qom-test',
+    'qtest-x86_64/device-introspect-test',
+    'qtest-x86_64/qos-test',
+    'qtest-x86_64/test-hmp',
+    'qtest-x86_64/qmp-cmd-test',
+    'qtest-x86_64/virtio-net-failover',
+    'qtest-x86_64/virtio-balloon-test',
+    'qtest-x86_64/netdev-socket',
+    'qtest-x86_64/device-plug-test',
+    # address ranges, which vhost and vfio share
+    'test-interval-tree',
+    'test-resv-mem',
+    'test-virtio-dmabuf',
+    'test-iov',
+]
+
+# Deadlines are QEMU's, and longer: other work may share the machine
+DEADLINE_FACTOR = 3
+DEADLINE = 300
+
+TAP_RESULT = re.compile(r'(not )?ok\b\s*(\d+)?\s*-?\s*([^#]*)(?:#\s*(.*))?')
+TAP_PLAN = re.compile(r'1\.\.(\d+)\s*(?:#\s*SKIP\b(.*))?$', re.I)
+
+
+class Job:
+    """One program to run
+
+    @name: how the user calls it
+    @command: arguments; the first is the program
+    @cwd, @env: where it runs, and what is added to the environment
+    @tap: whether it speaks TAP
+    @deadline: seconds
+    @alone: nothing else may run beside it
+    """
+
+    def __init__(self, name, command, cwd, env=None, tap=False,
+                 deadline=DEADLINE, alone=False):
+        self.name = name
+        self.command = command
+        self.cwd = cwd
+        self.env = env or {}
+        self.tap = tap
+        self.deadline = deadline
+        self.alone = alone
+
+
+class Result:
+    """What came of a Job"""
+
+    def __init__(self, job, log):
+        self.job = job
+        self.log = log
+        self.passed = 0
+        self.failed = []
+        self.skipped = []
+        self.seconds = 0
+
+    def count_tap(self, text, ended):
+        """Take the counts from TAP output
+
+        @ended: whether the program came to its own end
+        """
+        plan = None
+        seen = 0
+        for line in text.splitlines():
+            # A subtest is indented; its parent has a line of its own
+            match = TAP_PLAN.match(line)
+            if match:
+                plan = int(match[1])
+                if plan == 0:
+                    self.skipped.append((match[2] or '').strip() or 'all')
+                continue
+            if line.startswith('Bail out!'):
+                self.failed.append(line.strip())
+                continue
+            match = TAP_RESULT.match(line)
+            if not match:
+                continue
+            seen += 1
+            name = match[3].strip()
+            directive = match[4] or ''
+            if re.match(r'skip', directive, re.I):
+                self.skipped.append(f'{name}: {directive[4:].strip()}')
+            elif match[1]:
+                if not re.match(r'todo', directive, re.I):
+                    self.failed.append(name)
+            else:
+                self.passed += 1
+        if ended and (plan is None or seen < plan):
+            self.failed.append(f'{seen} of {plan or "?"} tests reported')
+        elif seen == 0 and plan > 0:
+            self.failed.append('no test in it')
+
+    def summary(self):
+        """The counts in words"""
+        counts = [f'{self.passed} ok']
+        if self.failed:
+            counts.append(f'{len(self.failed)} not ok')
+        if self.skipped:
+            counts.append(f'{len(self.skipped)} left out')
+        return ', '.join(counts)
+
+
+def kill(process):
+    """End a program and all that it started"""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+class Runner:
+    """Runs jobs, a few at a time, and reports as they end"""
+
+    def __init__(self, logs, verbose):
+        self.logs = logs
+        self.verbose = verbose
+        self.results = []
+        self.running = {}
+        self.lock = threading.Lock()
+        self.stopping = False
+
+    def run(self, job):
+        """Run one Job to its end"""
+        name = re.sub(r'[^\w.-]+', '-', job.name)
+        result = Result(job, os.path.join(self.logs, f'{name}.log'))
+        start = time.monotonic()
+        with open(result.log, 'wb') as log:
+            head = ' '.join([f'{key}={shlex.quote(value)}'
+                             for key, value in job.env.items()]
+                            + [shlex.quote(word) for word in job.command])
+            log.write(f'# cd {job.cwd} && {head}\n'.encode())
+            log.flush()
+            with self.lock:
+                if self.stopping:
+                    return result
+                try:
+                    process = subprocess.Popen(
+                        job.command, cwd=job.cwd,
+                        env={**os.environ, **job.env},
+                        stdin=subprocess.DEVNULL, stdout=log,
+                        stderr=subprocess.STDOUT, start_new_session=True)
+                except OSError as error:
+                    result.failed.append(f'cannot run it: {error}')
+                    return result
+                self.running[process.pid] = process
+            try:
+                status = process.wait(job.deadline)
+            except subprocess.TimeoutExpired:
+                status = None
+            kill(process)
+            with self.lock:
+                del self.running[process.pid]
+        result.seconds = time.monotonic() - start
+        with open(result.log, encoding='utf-8', errors='replace') as log:
+            text = log.read()
+        if job.tap:
+            result.count_tap(text, status is not None and status >= 0)
+        if status is None:
+            result.failed.append(f'not done after {job.deadline} seconds')
+        elif status < 0:
+            result.failed.append(f'died of {signal.Signals(-status).name}')
+        elif status > 0 and not result.failed:
+            result.failed.append(f'exit status {status}')
+        elif status == 0 and not job.tap:
+            result.passed = 1
+        return result
+
+    def report(self, result):
+        """Tell the user about a job that ended"""
+        word = 'FAIL' if result.failed else 'ok  '
+        print(f'{word} {result.job.name}: {result.summary()} '
+              f'({result.seconds:.1f} s)')
+        for name in result.failed[:20]:
+            print(f'     not ok: {name}')
+        for name in result.skipped:
+            print(f'     left out: {name}')
+        if result.failed:
+            with open(result.log, encoding='utf-8', errors='replace') as log:
+                lines = log.read().splitlines()
+            for line in lines[-12:]:
+                print(f'     | {line[:200]}')
+            print(f'     log: {os.path.relpath(result.log)}')
+        elif self.verbose:
+            with open(result.log, encoding='utf-8', errors='replace') as log:
+                for line in log:
+                    if TAP_RESULT.match(line):
+                        print(f'     {line.rstrip()}')
+        sys.stdout.flush()
+
+    def run_all(self, jobs, parallel):
+        """Run all jobs, the longest first, @parallel at a time"""
+        together = sorted([job for job in jobs if not job.alone],
+                          key=lambda job: -job.deadline)
+        alone = [job for job in jobs if job.alone]
+        try:
+            for group, workers in ((together, parallel), (alone, 1)):
+                with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+                    futures = [pool.submit(self.run, job) for job in group]
+                    for future in concurrent.futures.as_completed(futures):
+                        result = future.result()
+                        if not self.stopping:
+                            self.results.append(result)
+                            self.report(result)
+        except KeyboardInterrupt:
+            pass
+
+    def stop(self):
+        """End what runs: the user interrupted us"""
+        with self.lock:
+            self.stopping = True
+            for process in self.running.values():
+                kill(process)
+
+
+def meson_tests(build):
+    """{name: test} as QEMU's meson describes them"""
+    path = os.path.join(build, 'meson-info', 'intro-tests.json')
+    with open(path, encoding='utf-8') as file:
+        return {test['name']: test for test in json.load(file)}
+
+
+def meson_job(test, build, name=None, env=None):
+    """The Job that "meson test" would run"""
+    return Job(name or test['name'], test['cmd'], test['workdir'] or build,
+               {**test['env'], **(env or {})}, test['protocol'] == 'tap',
+               test['timeout'] * DEADLINE_FACTOR)
+
+
+def own_meson_tests(tests):
+    """Names of the tests in our repository, registered or not"""
+    names = []
+    for path in graft.repository_files():
+        match = re.fullmatch(r'tests/unit/(test-[\w-]+)\.c', path)
+        if match:
+            names.append(match[1])
+        match = re.fullmatch(r'tests/qtest/([\w-]+-test)\.c', path)
+        if match:
+            names.append(f'qtest-x86_64/{match[1]}')
+    names += sorted(name for name, test in tests.items()
+                    if any(suite.endswith(':vdpa-soft')
+                           for suite in test['suite']))
+    return names
+
+
+def own_objects(build):
+    """{path of a C file of ours: [its objects in the build folder]}"""
+    ours = set(path for path in graft.repository_files()
+               if path.endswith('.c'))
+    objects = {path: [] for path in ours}
+    with open(os.path.join(build, 'compile_commands.json'),
+              encoding='utf-8') as file:
+        for entry in json.load(file):
+            path = os.path.relpath(
+                os.path.join(entry['directory'], entry['file']),
+                os.path.join(build, os.pardir))
+            if path in ours:
+                objects[path].append(entry['output'])
+    return objects
+
+
+def missing(name, why):
+    """A Job that fails and says why, for a test that is not there"""
+    return Job(name, ['/bin/sh', '-c', f'echo {shlex.quote(why)}; exit 1'],
+               graft.REPOSITORY)
+
+
+def clang_job(path, objects, build, log):
+    """A Job that passes if clang compiled the C file"""
+    if not objects:
+        return missing(f'clang/{path}', f'nothing compiles {path}')
+    source = os.path.join(build, os.pardir, path)
+    script = f'ls -l {shlex.join(objects)} || exit\n'
+    for name in objects:
+        script += (f'test {shlex.quote(name)} -nt {shlex.quote(source)} || '
+                   f'{{ echo see {shlex.quote(log)}; exit 1; }}\n')
+    return Job(f'clang/{path}', ['/bin/sh', '-c', script], build)
+
+
+def make_jobs(build, logs):
+    """All that "make check" runs"""
+    tree = os.path.dirname(build)
+    tests = meson_tests(build)
+    jobs = []
+    own = own_meson_tests(tests)
+    for name in own + QEMU_TESTS:
+        if name not in tests:
+            jobs.append(missing(name, f'{name} is not in this build of QEMU'))
+            continue
+        job = meson_job(tests[name], build)
+        if name in QEMU_TESTS and name.startswith('qtest-'):
+            # all of it: every machine and device, not a choice of them
+            job.command = job.command + ['-m', 'slow']
+        jobs.append(job)
+
+    build_asan = os.path.join(tree, 'build-asan')
+    tests = meson_tests(build_asan)
+    env = {'ASAN_OPTIONS': 'detect_leaks=1:verify_asan_link_order=0',
+           'UBSAN_OPTIONS': 'halt_on_error=1:print_stacktrace=1'}
+    for name in own:
+        if not name.startswith('qtest-'):
+            jobs.append(meson_job(tests[name], build_asan, f'asan/{name}',
+                                  env) if name in tests else
+                        missing(f'asan/{name}', f'{name} is not registered'))
+
+    build_clang = os.path.join(tree, 'build-clang')
+    log = os.path.join(os.path.dirname(logs), 'compile-clang.log')
+    for path, objects in sorted(own_objects(build_clang).items()):
+        jobs.append(clang_job(path, objects, build_clang, log))
+
+    def script(name, *arguments, **options):
+        return Job(name, ['/usr/bin/python3', '-B', *arguments],
+                   graft.REPOSITORY, **options)
+
+    jobs.append(script('graft', 'scripts/test-graft.py', tree, tap=True))
+    jobs.append(script('patches', 'scripts/patches.py', '--check', tree))
+    jobs.append(script('docs', 'scripts/check-docs.py', build))
+    checkpatch = os.path.join(tree, 'scripts', 'checkpatch.pl')
+    for path in style_files(graft.REPOSITORY):
+        jobs.append(Job(f'checkpatch/{path}',
+                        ['perl', checkpatch, '--no-tree', '--terse',
+                         '--no-signoff', '--file', path],
+                        graft.REPOSITORY))
+    return jobs
+
+
+def style_files(repository):
+    """Files whose style QEMU's checkpatch.pl can judge"""
+    paths = graft.repository_files(repository)
+    for folder in ('scripts', 'bench'):
+        for base, folders, names in os.walk(os.path.join(repository, folder)):
+            folders[:] = [name for name in folders if name != '__pycache__']
+            paths += [os.path.relpath(os.path.join(base, name), repository)
+                      for name in names]
+    return sorted(path for path in paths
+                  if path.endswith(('.c', '.h', '.py', '.sh')))
+
+
+def list_targets(kind, build):
+    """What ninja shall make in the build folder of that kind"""
+    if kind == 'clang':
+        return [name for names in own_objects(build).values()
+                for name in names]
+    tests = meson_tests(build)
+    names = set()
+    for name in own_meson_tests(tests):
+        if name in tests and not name.startswith('qtest-'):
+            names.add(os.path.relpath(tests[name]['cmd'][0], build))
+            for path in tests[name]['env'].values():
+                if path.startswith(build) and not os.path.isdir(path):
+                    names.add(os.path.relpath(path, build))
+            # "7134ae4@@name@exe": the name of a target in meson's terms
+            for target in targets_of(build, tests[name]['depends']):
+                names.add(target)
+    return sorted(names)
+
+
+def targets_of(build, identities):
+    """Paths of the files that meson's targets make"""
+    path = os.path.join(build, 'meson-info', 'intro-targets.json')
+    with open(path, encoding='utf-8') as file:
+        for target in json.load(file):
+            if target['id'] in identities:
+                for name in target['filename']:
+                    yield os.path.relpath(name, build)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--build', required=True,
+                        help='build folder in a grafted QEMU tree')
+    parser.add_argument('--list-targets', metavar='KIND',
+                        help='only print what to compile in this build')
+    parser.add_argument('--logs', help='where logs go')
+    parser.add_argument('--parallel', type=int, default=os.cpu_count())
+    parser.add_argument('--only', default='',
+                        help='run only the jobs whose name contains this, '
+                             'or matches it as a shell pattern')
+    parser.add_argument('--verbose', action='store_true')
+    args = parser.parse_args()
+
+    args.build = os.path.abspath(args.build)
+    if args.list_targets:
+        print('\n'.join(list_targets(args.list_targets, args.build)))
+        return
+    args.logs = os.path.abspath(args.logs)
+    jobs = [job for job in make_jobs(args.build, args.logs)
+            if args.only in job.name or fnmatch.fnmatch(job.name, args.only)]
+    shutil.rmtree(args.logs, ignore_errors=True)
+    os.makedirs(args.logs)
+    runner = Runner(args.logs, args.verbose)
+
+    def interrupted(*_):
+        runner.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    runner.run_all(jobs, max(1, args.parallel))
+
+    passed = sum(result.passed for result in runner.results)
+    failed = sum(len(result.failed) for result in runner.results)
+    skipped = sum(len(result.skipped) for result in runner.results)
+    if runner.stopping:
+        print('interrupted: not all tests were run')
+    bad = [result.job.name for result in runner.results if result.failed]
+    if bad:
+        print('failed: ' + ' '.join(bad))
+    print(f'{passed} passed, {failed} failed, {skipped} skipped')
+    sys.exit(0 if passed and not failed and not runner.stopping else 1)
+
+
+if __name__ == '__main__':
+    main()
