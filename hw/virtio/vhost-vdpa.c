@@ -123,7 +123,7 @@ static bool has_backend_feature(VhostVDPAShared *s, unsigned bit)
  * others, such as queue pairs of a guest without multiqueue, do not count.
  */
 #define FOR_EACH_RING(s, v, i)                                       \
-    QLIST_FOREACH(v, &(s)->devs, entry)                              \
+    QTAILQ_FOREACH(v, &(s)->devs, entry)                             \
         for (i = 0; (v)->dev->started && i < (v)->dev->nvqs; i++)
 
 static unsigned device_vq(VhostVDPA *v, unsigned guest_vq)
@@ -670,7 +670,7 @@ static bool step_reset(VhostVDPAShared *s, Error **errp)
     int ret = vhost_vdpa_uapi_set_status(&n, 0, errp);
 
     s->reset_failed = ret;
-    QLIST_FOREACH(v, &s->devs, entry) {
+    QTAILQ_FOREACH(v, &s->devs, entry) {
         for (i = 0; i < v->dev->nvqs; i++) {
             v->rings[i].configured = false;
             v->rings[i].enabled = false;
@@ -857,7 +857,7 @@ bool vhost_vdpa_shared_open(VhostVDPAShared *s, Error **errp)
     if (s->open) {
         return true;
     }
-    QLIST_INIT(&s->devs);
+    QTAILQ_INIT(&s->devs);
     s->config_call_fd = -1;
     s->name = device_name(s);
     if (!change_state(s, VHOST_VDPA_OWNED, errp)) {
@@ -875,7 +875,7 @@ void vhost_vdpa_shared_close(VhostVDPAShared *s)
     if (!s->open) {
         return;
     }
-    assert(QLIST_EMPTY(&s->devs));
+    assert(QTAILQ_EMPTY(&s->devs));
     change_state(s, VHOST_VDPA_CLOSED, NULL);
     if (s->had_doorbells) {
         /* A page still mapped would keep the device busy after its close */
@@ -941,7 +941,7 @@ static int vhost_vdpa_init(struct vhost_dev *dev, void *opaque, Error **errp)
     }
     dev->opaque = v;
     dev->backend_cap = s->backend_features;
-    QLIST_INSERT_HEAD(&s->devs, v, entry);
+    QTAILQ_INSERT_TAIL(&s->devs, v, entry);
     trace_vhost_vdpa_init(s->name, dev->vq_index, dev->nvqs);
 
     /* Who opens the device through us has no chance to do this */
@@ -975,11 +975,11 @@ static int vhost_vdpa_cleanup(struct vhost_dev *dev)
     }
     s = v->shared;
     trace_vhost_vdpa_cleanup(s->name, dev->vq_index, dev->nvqs);
-    QLIST_REMOVE(v, entry);
+    QTAILQ_REMOVE(&s->devs, v, entry);
     g_clear_pointer(&v->rings, g_free);
     v->dev = NULL;
     dev->opaque = NULL;
-    if (QLIST_EMPTY(&s->devs)) {
+    if (QTAILQ_EMPTY(&s->devs)) {
         vhost_vdpa_shared_close(s);
     }
     return 0;
@@ -1016,7 +1016,7 @@ static bool can_resume(VhostVDPAShared *s, VirtIODevice *vdev,
     if (s->vdev != vdev || s->features != features) {
         return false;
     }
-    QLIST_FOREACH(v, &s->devs, entry) {
+    QTAILQ_FOREACH(v, &s->devs, entry) {
         for (i = 0; i < v->dev->nvqs; i++) {
             unsigned n = v->dev->vq_index + i;
             VhostVDPARing *r = &v->rings[i];
@@ -1131,13 +1131,14 @@ static int vhost_vdpa_set_vring_num(struct vhost_dev *dev,
     if (s->state != VHOST_VDPA_CONFIGURED) {
         return 0;
     }
-    if (ring->num > s->max_ring) {
-        error_setg(&err, "vhost-vdpa device '%s': the guest uses %u entries "
-                   "for virtqueue %u, but the device has at most %u; set "
-                   "rx_queue_size and tx_queue_size, or queue-size, to that",
-                   s->name, ring->num, ring->index, s->max_ring);
-        device_broken(dev->vdev, err);
-        return -EINVAL;
+    if (ring->num > s->max_ring && !s->warned_ring) {
+        /* Many drivers report a constant, and can do more */
+        warn_report("vhost-vdpa device '%s': the guest uses %u entries for "
+                    "virtqueue %u, but the device says that it can do %u; if "
+                    "it does not work, set rx_queue_size and tx_queue_size, "
+                    "or queue-size, to that", s->name, ring->num, ring->index,
+                    s->max_ring);
+        s->warned_ring = true;
     }
     ret = vhost_vdpa_uapi_set_vring_num(&n, ring->index, ring->num, &err);
     if (ret) {

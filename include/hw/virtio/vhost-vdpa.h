@@ -70,6 +70,7 @@ struct VhostVDPAShared {
     bool open;
     bool reset_failed;          /* to be tried again before the next use */
     bool had_doorbells;         /* since it was opened */
+    bool warned_ring;           /* of rings larger than @max_ring */
     uint32_t device_id;
     uint32_t num_vqs;           /* UINT32_MAX: the kernel cannot tell */
     uint32_t num_groups;
@@ -82,7 +83,7 @@ struct VhostVDPAShared {
     int config_call_fd;         /* -1: none */
     VirtIODevice *vdev;         /* valid while configured or running */
     VhostVDPAMemory *memory;
-    QLIST_HEAD(, vhost_vdpa) devs;
+    QTAILQ_HEAD(, vhost_vdpa) devs;
 };
 
 /**
@@ -103,7 +104,7 @@ struct vhost_vdpa {
     /*< private >*/
     struct vhost_dev *dev;
     VhostVDPARing *rings;
-    QLIST_ENTRY(vhost_vdpa) entry;
+    QTAILQ_ENTRY(vhost_vdpa) entry;
 };
 
 /**
