@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "json.h"
-#include "node.h"
+#include "node-int.h"
 #include "transcript.h"
 
 #define MAX_WORDS 8
@@ -54,14 +54,6 @@ typedef struct Request {
     GString *reply;
     char *error;
 } Request;
-
-static int64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000LL + ts.tv_nsec;
-}
 
 static void do_version(Request *r)
 {
@@ -304,7 +296,7 @@ static void do_wait(Request *r)
                                    "to a day", r->word[4]);
         return;
     }
-    deadline = now_ns() + ms * 1000000LL;
+    deadline = vs_clock_ns() + ms * 1000000LL;
     for (;;) {
         /* taken first: a change after it ends the wait at once */
         uint64_t seq = vs_node_wake_seq(r->node);

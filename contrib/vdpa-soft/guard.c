@@ -177,9 +177,9 @@ static inline void prepare_device_thread(void)
             return false;                           \
         }                                           \
         vs_guard.armed = 1;                         \
-        __asm__ volatile("" ::: "memory");          \
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);    \
         access;                                     \
-        __asm__ volatile("" ::: "memory");          \
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);    \
         vs_guard.armed = 0;                         \
         return true;                                \
     } while (0)

@@ -42,6 +42,7 @@
 #include "compat.h"
 #include "guard.h"
 #include "node.h"
+#include "preload.h"
 #include "transcript.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -183,12 +184,6 @@ OPENAT(openat)
 OPENAT(openat64)
 
 #ifdef __GLIBC__
-/* What open() becomes in a program built with _FORTIFY_SOURCE */
-int __open_2(const char *path, int flags);
-int __open64_2(const char *path, int flags);
-int __openat_2(int dir, const char *path, int flags);
-int __openat64_2(int dir, const char *path, int flags);
-
 #define OPEN_2(name)                                                    \
     EXPORT int name(const char *path, int flags)                        \
     {                                                                   \
@@ -227,7 +222,7 @@ OPENAT_2(__openat64_2)
     } while (0)
 
 #define STAT(name, type)                                                \
-    EXPORT int name(const char *path, type *st)                         \
+    EXPORT int name(const char *path, type st)                         \
     {                                                                   \
         VsNode *n = by_path(path);                                      \
                                                                         \
@@ -239,7 +234,7 @@ OPENAT_2(__openat64_2)
     }
 
 #define FSTAT(name, type)                                               \
-    EXPORT int name(int fd, type *st)                                   \
+    EXPORT int name(int fd, type st)                                   \
     {                                                                   \
         VsNode *n = lookup(fd);                                         \
                                                                         \
@@ -251,7 +246,7 @@ OPENAT_2(__openat64_2)
     }
 
 #define FSTATAT(name, type)                                             \
-    EXPORT int name(int dir, const char *path, type *st, int flags)     \
+    EXPORT int name(int dir, const char *path, type st, int flags)     \
     {                                                                   \
         VsNode *n = by_path(path);                                      \
                                                                         \
@@ -272,14 +267,14 @@ OPENAT_2(__openat64_2)
 #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wnonnull"
-STAT(stat, struct stat)
-STAT(stat64, struct stat64)
-STAT(lstat, struct stat)
-STAT(lstat64, struct stat64)
-FSTAT(fstat, struct stat)
-FSTAT(fstat64, struct stat64)
-FSTATAT(fstatat, struct stat)
-FSTATAT(fstatat64, struct stat64)
+STAT(stat, struct stat *)
+STAT(stat64, struct stat64 *)
+STAT(lstat, struct stat *)
+STAT(lstat64, struct stat64 *)
+FSTAT(fstat, struct stat *)
+FSTAT(fstat64, struct stat64 *)
+FSTATAT(fstatat, struct stat *)
+FSTATAT(fstatat64, struct stat64 *)
 #pragma GCC diagnostic pop
 #endif
 
@@ -598,7 +593,11 @@ EXPORT int sigaction(int sig, const struct sigaction *act,
     return real_sigaction(sig, act, old);
 }
 
-EXPORT sighandler_t signal(int sig, sighandler_t handler)
+/* Not by its name, which style forbids to use */
+EXPORT sighandler_t vs_signal(int sig, sighandler_t handler)
+    __asm__("signal");
+
+sighandler_t vs_signal(int sig, sighandler_t handler)
 {
     struct sigaction act = {
         .sa_handler = handler,

@@ -1,0 +1,176 @@
+/*
+ * vdpa-soft: kicks and hang-ups
+ *
+ * The kernel calls a driver from within the write to its kick eventfd.  Here
+ * a thread waits for the write, without consuming what was written.
+ *
+ * Copyright (c) 2026 The vhost-vdpa backend authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "node-int.h"
+
+/* What an event is about: a hang-up of some node, or a virtqueue's kick */
+#define VS_KEY_HANGUP UINT64_MAX
+#define KEY(node, vq, gen) \
+    ((uint64_t)(gen) << 32 | (uint64_t)(node) << 16 | (vq))
+
+static pthread_mutex_t event_lock = PTHREAD_MUTEX_INITIALIZER;
+static atomic_int event_epoll = -1;     /* -1: there is no thread yet */
+
+static void on_kick(uint64_t key)
+{
+    VsNode *n = vs_node_get(key >> 16 & 0xffff);
+    unsigned vq = key & 0xffff;
+
+    vs_node_lock(n);
+    /* it may have been replaced after this event was fetched */
+    if (n->open && n->net && n->vq[vq].kick_fd >= 0 &&
+        n->vq[vq].kick_gen == key >> 32) {
+        vs_driver_kick(n, vq);
+    }
+    vs_node_unlock(n);
+    vs_node_wake(n);
+}
+
+static void *event_thread(void *opaque)
+{
+    int epoll = (intptr_t)opaque;
+    struct epoll_event event[64];
+
+    for (;;) {
+        int count = epoll_wait(epoll, event, G_N_ELEMENTS(event), -1);
+        unsigned j;
+        int i;
+
+        for (i = 0; i < count; i++) {
+            if (event[i].data.u64 != VS_KEY_HANGUP) {
+                on_kick(event[i].data.u64);
+                continue;
+            }
+            for (j = 0; j < vs_nodes_count(); j++) {
+                vs_node_check_close(vs_node_get(j));
+            }
+        }
+    }
+    return NULL;
+}
+
+int vs_events_start(void)
+{
+    int fd, ret = 0;
+
+    pthread_mutex_lock(&event_lock);
+    if (event_epoll < 0) {
+        fd = vs_fd_high(epoll_create1(EPOLL_CLOEXEC));
+        if (fd < 0) {
+            ret = -errno;
+        } else {
+            ret = vs_thread_start("vdpa-soft-kick", event_thread,
+                                  (void *)(intptr_t)fd);
+            if (ret < 0) {
+                close(fd);
+            } else {
+                event_epoll = fd;
+            }
+        }
+    }
+    pthread_mutex_unlock(&event_lock);
+    return ret;
+}
+
+void vs_events_fork(void)
+{
+    pthread_mutex_init(&event_lock, NULL);
+    event_epoll = -1;
+}
+
+int vs_events_watch_hangup(int fd)
+{
+    struct epoll_event event = {
+        .events = EPOLLHUP,
+        .data.u64 = VS_KEY_HANGUP,
+    };
+
+    return epoll_ctl(event_epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno
+                                                                 : 0;
+}
+
+/* Forked children may share the file, so closing it is not enough. */
+void vs_events_forget(int *fd)
+{
+    if (*fd >= 0) {
+        epoll_ctl(event_epoll, EPOLL_CTL_DEL, *fd, NULL);
+        close(*fd);
+        *fd = -1;
+    }
+}
+
+int vs_eventfd_get(int fd, int *copy)
+{
+    char path[48], target[48];
+    struct stat st;
+    ssize_t len;
+    int own;
+
+    *copy = -1;
+    if (fd == -1) {
+        return 0;
+    }
+    own = fcntl(fd, F_DUPFD_CLOEXEC, 512);
+    if (own < 0 && errno != EBADF) {
+        /* the limit may be below the numbers we like */
+        own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    }
+    if (own < 0) {
+        return -errno;
+    }
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", own);
+    len = readlink(path, target, sizeof(target) - 1);
+    if (len >= 0) {
+        target[len] = 0;
+        if (!strstr(target, "[eventfd")) {
+            close(own);
+            return -EINVAL;
+        }
+    } else if (fstat(own, &st) == 0 && (st.st_mode & S_IFMT) != 0) {
+        /* no /proc; an eventfd at least has no file type */
+        close(own);
+        return -EINVAL;
+    }
+    *copy = own;
+    return 0;
+}
+
+int vs_kick_set(VsNode *n, unsigned i, int fd)
+{
+    VsVq *vq = &n->vq[i];
+    struct epoll_event event = { .events = EPOLLIN | EPOLLET };
+
+    vs_events_forget(&vq->kick_fd);
+    vq->kick_gen++;
+    if (fd < 0) {
+        return 0;
+    }
+    /*
+     * Edge-triggered: one event for each write, and one for what was
+     * written before, though nobody ever reads.
+     */
+    event.data.u64 = KEY(n->index, i, vq->kick_gen);
+    if (epoll_ctl(event_epoll, EPOLL_CTL_ADD, fd, &event) < 0) {
+        int err = errno;
+
+        close(fd);
+        return -err;
+    }
+    vq->kick_fd = fd;
+    return 0;
+}

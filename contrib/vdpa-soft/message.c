@@ -1,0 +1,366 @@
+/*
+ * vdpa-soft: IOTLB messages
+ *
+ * Copyright (c) 2026 The vhost-vdpa backend authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include "compat.h"
+#include "guard.h"
+#include "json.h"
+#include "memory.h"
+#include "node-int.h"
+#include "transcript.h"
+
+/* vhost_iotlb_msg behind its header: what a message must at least have */
+#define MSG_BYTES 40
+
+typedef struct Removal {
+    VsNode *n;
+    uint32_t asid;
+} Removal;
+
+static void mapping_removed(void *opaque, const VsMapping *m)
+{
+    Removal *r = opaque;
+    VsNode *n = r->n;
+
+    vs_memory_release(m->pinned);
+    if (!n->cfg->set_map) {
+        n->dtab_default[r->asid] = false;
+        vs_iotlb_remove(n->dtab[r->asid], m->first, m->last, NULL, NULL);
+    }
+}
+
+void vs_remove_mappings(VsNode *n, uint32_t asid, uint64_t first,
+                            uint64_t last)
+{
+    Removal r = { .n = n, .asid = asid };
+
+    vs_iotlb_remove(n->as[asid], first, last, mapping_removed, &r);
+}
+
+typedef struct Update {
+    VsNode *n;
+    uint32_t asid;
+    uint64_t iova;
+    uint64_t uaddr;
+    uint8_t perm;
+} Update;
+
+static void add_mapping(Update *u, uint64_t offset, uint64_t size,
+                        uint64_t pinned)
+{
+    VsNode *n = u->n;
+    VsMapping m = {
+        .first = u->iova + offset,
+        .last = u->iova + offset + size - 1,
+        .addr = u->uaddr + offset,
+        .perm = u->perm,
+        .pinned = pinned,
+    };
+
+    vs_iotlb_add(n->as[u->asid], &m);
+    if (!n->cfg->set_map) {
+        n->dtab_default[u->asid] = false;
+        vs_iotlb_add(n->dtab[u->asid], &m);
+    } else if (!n->in_batch) {
+        vs_driver_push_map(n, u->asid);
+    }
+}
+
+static int map_piece(void *opaque, uint64_t offset, uint64_t size,
+                     bool usable)
+{
+    if (usable) {
+        add_mapping(opaque, offset, size, 0);
+    }
+    return 0;
+}
+
+static int map_pa(Update *u, uint64_t size, char **why)
+{
+    uint64_t in_page = u->iova % VS_PAGE_SIZE;
+    uint64_t chunk = u->n->cfg->chunk;
+    uint64_t pages, limit, held, offset;
+
+    if (size + in_page + VS_PAGE_SIZE - 1 < size) {
+        *why = g_strdup("EINVAL: too large to be rounded to pages");
+        return -EINVAL;
+    }
+    pages = (size + in_page + VS_PAGE_SIZE - 1) / VS_PAGE_SIZE;
+    if (!vs_memory_charge(pages, &limit, &held)) {
+        *why = g_strdup_printf("ENOMEM: RLIMIT_MEMLOCK allows %" PRIu64
+                               " bytes, %" PRIu64 " are locked and %" PRIu64
+                               " more are asked for", limit * VS_PAGE_SIZE,
+                               held * VS_PAGE_SIZE, pages * VS_PAGE_SIZE);
+        return -ENOMEM;
+    }
+    /* each is rounded on its own: offsets that differ are lost, as there */
+    u->iova -= in_page;
+    u->uaddr -= u->uaddr % VS_PAGE_SIZE;
+    size = pages * VS_PAGE_SIZE;
+    if (!vs_memory_check(u->uaddr, size, u->perm & VS_PERM_WO)) {
+        vs_memory_release(pages);
+        *why = g_strdup_printf("EFAULT: not all of 0x%" PRIx64 "..0x%" PRIx64
+                               " is mapped%s", u->uaddr, u->uaddr + size - 1,
+                               u->perm & VS_PERM_WO ? " writable" : "");
+        return -EFAULT;
+    }
+    for (offset = 0; offset < size; ) {
+        uint64_t piece = size - offset;
+
+        if (chunk) {
+            piece = MIN(piece, chunk - (u->uaddr + offset) % chunk);
+        }
+        add_mapping(u, offset, piece, piece / VS_PAGE_SIZE);
+        offset += piece;
+    }
+    return 0;
+}
+
+static int msg_update(VsNode *n, uint32_t asid,
+                      const struct vhost_iotlb_msg *msg, char **why)
+{
+    uint64_t last = msg->iova + msg->size - 1;
+    Update u = {
+        .n = n,
+        .asid = asid,
+        .iova = msg->iova,
+        .uaddr = msg->uaddr,
+        .perm = msg->perm,
+    };
+    int ret;
+
+    if (last < msg->iova || msg->iova < n->cfg->iova_first ||
+        last > n->cfg->iova_last) {
+        *why = g_strdup_printf("EINVAL: outside the IOVA range 0x%" PRIx64
+                               "..0x%" PRIx64, n->cfg->iova_first,
+                               n->cfg->iova_last);
+        return -EINVAL;
+    }
+    if (vs_iotlb_overlaps(n->as[asid], msg->iova, last)) {
+        *why = g_strdup("EEXIST: part of the range is mapped already");
+        return -EEXIST;
+    }
+    switch (n->cfg->map) {
+    case VS_MAP_PA:
+        return map_pa(&u, msg->size, why);
+    case VS_MAP_ANY:
+        add_mapping(&u, 0, msg->size, 0);
+        return 0;
+    default:
+        ret = vs_memory_walk(msg->uaddr, msg->size, map_piece, &u);
+        if (ret < 0) {
+            /* what was mapped of it goes again; nothing else was there */
+            vs_remove_mappings(n, asid, msg->iova, last);
+            if (n->cfg->set_map && !n->in_batch) {
+                vs_driver_push_map(n, asid);
+            }
+            *why = g_strdup_printf("EINVAL: no mapping of the process at or "
+                                   "above some part of 0x%" PRIx64
+                                   "..0x%" PRIx64, (uint64_t)msg->uaddr,
+                                   (uint64_t)(msg->uaddr + msg->size - 1));
+        }
+        return ret;
+    }
+}
+
+static int process_msg(VsNode *n, uint32_t asid,
+                       const struct vhost_iotlb_msg *msg, char **why)
+{
+    int ret = 0;
+
+    if (!n->owned) {
+        *why = g_strdup("EPERM: the device has no owner");
+        return -EPERM;
+    }
+    if (asid >= n->cfg->as_num) {
+        *why = g_strdup_printf("EINVAL: there are %u address spaces",
+                               n->cfg->as_num);
+        return -EINVAL;
+    }
+    if (!n->as[asid] && (msg->type == VHOST_IOTLB_UPDATE ||
+                         msg->type == VHOST_IOTLB_BATCH_BEGIN)) {
+        n->as[asid] = vs_iotlb_new();
+    }
+    if (n->in_batch && n->batch_asid != asid) {
+        *why = g_strdup_printf("EINVAL: a batch is open in address space %u",
+                               n->batch_asid);
+        return -EINVAL;
+    }
+    if (!n->as[asid]) {
+        *why = g_strdup("EINVAL: nothing was ever mapped in this address "
+                        "space");
+        return -EINVAL;
+    }
+
+    switch (msg->type) {
+    case VHOST_IOTLB_UPDATE:
+        ret = msg_update(n, asid, msg, why);
+        break;
+    case VHOST_IOTLB_INVALIDATE:
+        vs_remove_mappings(n, asid, msg->iova, msg->iova + msg->size - 1);
+        if (n->cfg->set_map && !n->in_batch) {
+            vs_driver_push_map(n, asid);
+        }
+        break;
+    case VHOST_IOTLB_BATCH_BEGIN:
+        n->in_batch = true;
+        n->batch_asid = asid;
+        break;
+    case VHOST_IOTLB_BATCH_END:
+        if (n->in_batch && n->cfg->set_map) {
+            vs_driver_push_map(n, asid);
+        }
+        n->in_batch = false;
+        break;
+    default:
+        *why = g_strdup_printf("EINVAL: unknown message type %u", msg->type);
+        ret = -EINVAL;
+        break;
+    }
+    return ret;
+}
+
+/*
+ * write()
+ */
+
+static void msg_args_json(uint32_t version, uint32_t asid,
+                          const struct vhost_iotlb_msg *msg, GString *s)
+{
+    g_string_append_c(s, '{');
+    if (version == VHOST_IOTLB_MSG) {
+        vs_json_u64(s, "version", 1);
+    }
+    vs_json_u64(s, "asid", asid);
+    if (msg->type == VHOST_IOTLB_UPDATE ||
+        msg->type == VHOST_IOTLB_INVALIDATE) {
+        vs_json_u64(s, "iova", msg->iova);
+        vs_json_u64(s, "size", msg->size);
+    }
+    if (msg->type == VHOST_IOTLB_UPDATE) {
+        vs_json_u64(s, "uaddr", msg->uaddr);
+        vs_json_u64(s, "perm", msg->perm);
+    }
+    g_string_append_c(s, '}');
+}
+
+static const char *msg_name(unsigned type, char *buf, size_t size)
+{
+    switch (type) {
+    case VHOST_IOTLB_UPDATE:
+        return "IOTLB_UPDATE";
+    case VHOST_IOTLB_INVALIDATE:
+        return "IOTLB_INVALIDATE";
+    case VHOST_IOTLB_BATCH_BEGIN:
+        return "IOTLB_BATCH_BEGIN";
+    case VHOST_IOTLB_BATCH_END:
+        return "IOTLB_BATCH_END";
+    default:
+        snprintf(buf, size, "IOTLB_MSG_%u", type);
+        return buf;
+    }
+}
+
+/*
+ * Gather at most MSG_BYTES of the client's buffers.
+ *
+ * Returns: how many were there; those behind an unreadable one are not
+ */
+static int gather(const struct iovec *iov, int count, uint8_t *buf)
+{
+    size_t got = 0;
+    int i;
+
+    for (i = 0; i < count && got < MSG_BYTES; i++) {
+        size_t want = MIN(iov[i].iov_len, MSG_BYTES - got);
+
+        if ((intptr_t)iov[i].iov_base < 0) {
+            /* not an address of a process */
+            return -EFAULT;
+        }
+        if (want && !vs_guard_from_user(buf + got, iov[i].iov_base, want)) {
+            return got;
+        }
+        got += want;
+    }
+    return got;
+}
+
+ssize_t vs_node_write(VsNode *n, const struct iovec *iov, int count)
+{
+    uint8_t buf[MSG_BYTES] __attribute__((aligned(8))) = { 0 };
+    struct vhost_iotlb_msg msg;
+    char name_buf[24], *why = NULL;
+    const char *name;
+    GString *args;
+    uint32_t version, asid;
+    int got, err = 0, ret;
+
+    if (n->foreign) {
+        return -EFAULT;
+    }
+    pthread_mutex_lock(&n->call_lock);
+    ret = vs_node_attach(n);
+    if (ret < 0) {
+        pthread_mutex_unlock(&n->call_lock);
+        return ret;
+    }
+    if (n->accmode == O_RDONLY) {
+        pthread_mutex_unlock(&n->call_lock);
+        return -EBADF;
+    }
+    got = gather(iov, count, buf);
+    memcpy(&version, buf, sizeof(version));
+    memcpy(&asid, buf + 4, sizeof(asid));
+    memcpy(&msg, buf + 8, sizeof(msg));
+    if (got < MSG_BYTES ||
+        (version != VHOST_IOTLB_MSG && version != VHOST_IOTLB_MSG_V2) ||
+        (msg.type == VHOST_IOTLB_UPDATE && msg.size == 0)) {
+        err = got < 0 ? -got : EINVAL;
+    }
+    if (got < MSG_BYTES) {
+        memset(&msg, 0, sizeof(msg));
+        why = g_strdup_printf("only %d readable bytes of a message",
+                              MAX(got, 0));
+    }
+    if (version != VHOST_IOTLB_MSG_V2 ||
+        !(n->backend_acked & 1ULL << VHOST_BACKEND_F_IOTLB_ASID)) {
+        asid = 0;
+    }
+    name = msg_name(msg.type, name_buf, sizeof(name_buf));
+    args = g_string_new(NULL);
+    msg_args_json(version, asid, &msg, args);
+
+    ret = vs_call_injected(n, name);
+    if (ret) {
+        g_free(why);
+        why = g_strdup("injected");
+        err = ret;
+    }
+    vs_call_delay(n, name);
+    vs_node_lock(n);
+    n->messages++;
+    if (!n->open) {
+        err = EBADF;
+    } else if (!err) {
+        /* whatever is wrong with it, the caller is told the same */
+        err = process_msg(n, asid, &msg, &why) < 0 ? EFAULT : 0;
+    }
+    vs_node_unlock(n);
+    vs_transcript_add(n->index, name, args->str,
+                      err ? -1 : (int)sizeof(struct vhost_msg_v2), err, why);
+    g_string_free(args, true);
+    g_free(why);
+    vs_node_wake(n);
+    pthread_mutex_unlock(&n->call_lock);
+    return err ? -err : (ssize_t)sizeof(struct vhost_msg_v2);
+}

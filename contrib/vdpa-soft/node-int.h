@@ -1,0 +1,237 @@
+/*
+ * vdpa-soft: what the parts of a node share
+ *
+ * Locks, in the order they are taken:
+ *   call_lock   one call at a time, as the kernel's own mutex; held while a
+ *               slow call sleeps
+ *   lock        everything in VsNode that the control socket looks at
+ *   the device's lock (vs_net_lock()), under which it calls back; what the
+ *               callbacks read is changed only under it
+ *   wake_lock, the transcript's lock: nothing is taken inside
+ * "Locked" below means with the last two of a node's own, vs_node_lock().
+ *
+ * Copyright (c) 2026 The vhost-vdpa backend authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef VDPA_SOFT_NODE_INT_H
+#define VDPA_SOFT_NODE_INT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include "device.h"
+#include "iotlb.h"
+#include "node.h"
+
+#define VS_S_DRIVER_OK 0x04
+#define VS_S_FEATURES_OK 0x08
+#define VS_S_NEEDS_RESET 0x40
+#define VS_S_FAILED 0x80
+
+#define VS_F_CTRL_VQ (1ULL << 17)
+#define VS_F_GUEST_ANNOUNCE (1ULL << 21)
+#define VS_F_MQ (1ULL << 22)
+#define VS_F_ACCESS_PLATFORM (1ULL << 33)
+#define VS_F_RING_PACKED (1ULL << 34)
+
+#define VS_GROUP_DATA 0
+#define VS_GROUP_CTRL 1
+#define VS_GROUP_DESC 2
+#define VS_MAX_GROUPS 3
+
+#define VS_MAX_FAULTS 256
+#define VS_MAX_CAPTURED 16384
+
+#define VS_NSEC 1000000000LL
+
+typedef struct VsVq {
+    int kick_fd;
+    uint32_t kick_gen;      /* tells a kick of an earlier eventfd */
+    int call_fd;
+    bool call_installed;    /* the driver's own record, lost at a reset */
+    int err_fd;
+    uint32_t busyloop;
+    bool ready;
+} VsVq;
+
+typedef struct VsFault {
+    uint32_t asid;
+    uint64_t iova;
+    uint64_t size;
+    bool write;
+    const char *why;
+} VsFault;
+
+struct VsNode {
+    unsigned index;
+    VsNodeConfig *cfg;
+    pthread_mutex_t call_lock;
+    pthread_mutex_t lock;
+    VsNet *net;             /* made at the first open */
+    unsigned nvqs;
+    unsigned ngroups;
+
+    /* the open file */
+    atomic_bool open;
+    _Atomic uint64_t inode; /* of the client's end, 0 if not open */
+    _Atomic uint64_t foreign;   /* of the parent's, in a forked child */
+    int accmode;
+    int server_fd;
+    int busy_fd;            /* its name marks the node as open */
+    bool inherited;         /* open since launch, no call made yet */
+
+    /* the vhost layer */
+    bool owned;
+    uint64_t backend_acked;
+    uint64_t features_copy; /* decides how ring bases are encoded */
+    bool suspended;
+    bool in_batch;
+    uint32_t batch_asid;
+    uint8_t fork_owner;
+    VsIotlb **as;           /* NULL: never named */
+    VsVq *vq;
+    int config_fd;
+
+    /* the driver; config_installed and dtab are read by callbacks */
+    uint8_t status;
+    bool dev_suspended;
+    bool paused;
+    bool running;
+    bool kick_pending;
+    bool config_installed;
+    uint32_t group_asid[VS_MAX_GROUPS];
+    VsIotlb **dtab;         /* translations the device uses */
+    bool *dtab_default;     /* there are none yet: pass-through */
+
+    /* counters; faults, calls and frames under the device's lock */
+    uint64_t ioctls;
+    uint64_t messages;
+    uint64_t kicks;
+    uint64_t config_interrupts;
+    uint64_t fault_count;
+    VsFault fault[VS_MAX_FAULTS];
+    bool capture;
+    GQueue captured;        /* GBytes */
+
+    pthread_mutex_t wake_lock;
+    pthread_cond_t wake;
+    uint64_t wake_seq;
+};
+
+/*
+ * node.c
+ */
+
+void vs_node_lock(VsNode *n);
+void vs_node_unlock(VsNode *n);
+
+/** vs_node_wake() - some value changed; any thread, any lock */
+void vs_node_wake(VsNode *n);
+
+/**
+ * vs_node_attach() - begin to serve a descriptor given at the start
+ *
+ * Which process is to serve it shows in the first call on it.  To be called
+ * at the beginning of every call, with call_lock held.
+ *
+ * Returns: 0 or a negative errno, which is the result of the call
+ */
+int vs_node_attach(VsNode *n);
+
+/**
+ * vs_call_injected() - count a call and ask whether it is to fail
+ *
+ * Returns: the errno it is to fail with, or 0
+ */
+int vs_call_injected(VsNode *n, const char *name);
+
+/** vs_call_delay() - sleep if the call is a slow one */
+void vs_call_delay(VsNode *n, const char *name);
+
+/** vs_clock_ns() - CLOCK_MONOTONIC in nanoseconds */
+int64_t vs_clock_ns(void);
+
+/** vs_close_fd() - close *@fd unless it is -1, and make it so */
+void vs_close_fd(int *fd);
+
+/*
+ * driver.c: what the kernel would ask the vDPA device.  All locked.
+ */
+
+/** vs_driver_host() - what the network device is to call */
+void vs_driver_host(VsNode *n, VsHost *host);
+
+/** vs_driver_is_ctrl() - whether @vq is the control queue, as negotiated */
+bool vs_driver_is_ctrl(const VsNode *n, unsigned vq);
+unsigned vs_driver_group(const VsNode *n, unsigned vq);
+unsigned vs_driver_desc_group(const VsNode *n, unsigned vq);
+
+/** vs_driver_apply_asids() - after anything the address spaces depend on */
+void vs_driver_apply_asids(VsNode *n);
+
+/** vs_driver_update_running() - after a change of status or suspension */
+void vs_driver_update_running(VsNode *n);
+
+/** vs_driver_reset_map() - forget the translations of an address space */
+void vs_driver_reset_map(VsNode *n, uint32_t asid);
+
+/** vs_driver_push_map() - take over the vhost layer's translations */
+void vs_driver_push_map(VsNode *n, uint32_t asid);
+
+/** vs_driver_reset() - @clean_map: if the driver is one that would */
+void vs_driver_reset(VsNode *n, bool clean_map);
+
+/** vs_driver_index_valid() - mlx5 knows its queues only by the features */
+bool vs_driver_index_valid(const VsNode *n, unsigned vq);
+
+/** vs_driver_kick() - a doorbell of @vq */
+void vs_driver_kick(VsNode *n, unsigned vq);
+
+/** vs_driver_config_changed() - a config interrupt, if it has them */
+void vs_driver_config_changed(VsNode *n);
+
+/*
+ * message.c
+ */
+
+/** vs_remove_mappings() - whole entries that touch the range; locked */
+void vs_remove_mappings(VsNode *n, uint32_t asid, uint64_t first,
+                        uint64_t last);
+
+/*
+ * event.c: the thread that waits for kicks and hang-ups
+ */
+
+/** vs_events_start() - 0 or a negative errno; again does no harm */
+int vs_events_start(void);
+
+/** vs_events_fork() - in a forked child */
+void vs_events_fork(void);
+
+/** vs_events_watch_hangup() - 0 or a negative errno */
+int vs_events_watch_hangup(int fd);
+
+/** vs_events_forget() - stop waiting for *@fd and close it, unless -1 */
+void vs_events_forget(int *fd);
+
+/**
+ * vs_eventfd_get() - take a reference on a client's eventfd
+ * @copy: receives a descriptor of our own, or -1 for @fd == -1
+ *
+ * Returns: 0 or a negative errno
+ */
+int vs_eventfd_get(int fd, int *copy);
+
+/**
+ * vs_kick_set() - replace the kick eventfd of a virtqueue; locked
+ * @fd: owned, or -1
+ *
+ * Returns: 0 or a negative errno
+ */
+int vs_kick_set(VsNode *n, unsigned vq, int fd);
+
+/** vs_doorbells_fork() - in a forked child, which has no doorbell thread */
+void vs_doorbells_fork(void);
+
+#endif
