@@ -55,14 +55,13 @@ graft ungraft:
 	    -- "$(TREE)"
 
 patches:
-	@scripts/patches.py
+	@scripts/patches
 
 check-patches:
 	@scripts/check-patches
 
 clean:
-	rm -rf build/qemu/build build/qemu/build-debug build/qemu/build-asan \
-	    build/patches build/logs
+	rm -rf build/qemu/build* build/patches build/logs
 
 distclean:
 	rm -rf build

@@ -350,9 +350,15 @@ def make_jobs(build, logs):
         return Job(name, ['/usr/bin/python3', '-B', *arguments],
                    graft.REPOSITORY, **options)
 
+    # The guest is emulated, and shall have both processors to itself
+    jobs.append(script('guest', 'scripts/guest-tests', tap=True, alone=True,
+                       deadline=900))
+    jobs.append(script('make-run', 'scripts/run-guest', alone=True,
+                       deadline=600))
     jobs.append(script('graft', 'scripts/test-graft.py', tree, tap=True))
     jobs.append(script('patches', 'scripts/patches.py', '--check', tree))
     jobs.append(script('docs', 'scripts/check-docs.py', build))
+    jobs.append(script('docs-and-code', 'scripts/test-docs.py', tap=True))
     checkpatch = os.path.join(tree, 'scripts', 'checkpatch.pl')
     for path in style_files(graft.REPOSITORY):
         jobs.append(Job(f'checkpatch/{path}',
