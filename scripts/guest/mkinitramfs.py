@@ -22,7 +22,7 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-MODULES = ['virtio_pci', 'virtio_net']
+MODULES = ['virtio_pci', 'virtio_net', '8021q']
 PROGRAMS = ['ethtool']
 
 

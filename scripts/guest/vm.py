@@ -53,6 +53,10 @@ class Closed(GuestError):
 REPORT = sys.stdout
 
 
+class Refused(GuestError):
+    """The software device did not do what it was asked for"""
+
+
 def log(text):
     for line in text.splitlines():
         print(f'   {line}', file=REPORT, flush=True)
@@ -137,8 +141,8 @@ class SoftDevice:
         reply = json.loads(self.channel.line(
             seconds, f"the software device's reply to \"{text}\""))
         if not reply['ok']:
-            raise GuestError(f'the software device refused "{text}": '
-                             f'{reply["error"]}')
+            raise Refused(f'the software device answered "{text}" with '
+                          f'"{reply["error"]}"')
         return reply
 
     def wait(self, key, operator, value, seconds=20):
@@ -237,7 +241,8 @@ class Setup:
 
     Environment: QEMU_BUILD, the directory QEMU was built in; CACHE, where
     downloads are kept; GUEST_LOGS, where logs go; ACCEL, kvm or tcg, to
-    have no choice made.
+    have no choice made; SOFT_OPTIONS, further options of the software
+    device, such as "--like mlx5".
     """
 
     def __init__(self, environment=os.environ):
@@ -250,6 +255,7 @@ class Setup:
         self.logs = environment.get('GUEST_LOGS') or \
             os.path.join(TOP, 'build/logs/guest')
 
+        self.soft_options = shlex.split(environment.get('SOFT_OPTIONS', ''))
         self.qemu = self._program(build, 'qemu-system-x86_64')
         self.soft = os.path.join(build, 'contrib/vdpa-soft/vdpa-soft')
         self.packages = os.path.join(cache, 'guest')
@@ -590,13 +596,13 @@ class Node:
 
     pairs: queue pairs of the device, all of them used by the guest
     bus: where the NIC is plugged
-    options: further options of the device's launcher
     """
 
     path = '/dev/vhost-vdpa-0'
+    # As made: QEMU gives the device the MAC of the NIC
     mac = '52:54:00:76:64:70'
 
-    def __init__(self, setup, name, pairs=1, bus='pcie.0', options=()):
+    def __init__(self, setup, name, pairs=1, bus='pcie.0'):
         # A socket's path must be short, so not among the logs
         self.directory = tempfile.mkdtemp(prefix='vdpa-')
         self.socket = os.path.join(self.directory, 'control')
@@ -607,7 +613,7 @@ class Node:
                          '--control', self.socket,
                          '--transcript', transcript,
                          '--queues', str(pairs), '--mac', self.mac,
-                         '--wire', 'user', *options, '--']
+                         '--wire', 'user', *setup.soft_options, '--']
         self.nic = Nic({'type': 'vhost-vdpa', 'vhostdev': self.path}, pairs,
                        bus)
         self.device = None
