@@ -164,7 +164,7 @@ static void random_history(void)
         case 5:
             /* INVALIDATE of nothing: last is one before first */
             last = first - 1;
-            /* fall through */
+            G_GNUC_FALLTHROUGH;
         case 6:
             if (first == 0 && last == UINT64_MAX && overlapping) {
                 break;      /* not every time */

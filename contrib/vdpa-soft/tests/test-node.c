@@ -1294,6 +1294,7 @@ static void case_vanish(void)
     g_assert_reply("\"why\":", "faults");
 }
 
+/* volatile: a signal handler writes it */
 static volatile sig_atomic_t caught;
 
 static void on_fault(int sig, siginfo_t *info, void *context)
@@ -1326,6 +1327,7 @@ static void case_signals(void)
     g_assert_works(sigaction(SIGSEGV, NULL, &old));
     g_assert_true(old.sa_handler == SIG_DFL);
     g_assert_works(sigaction(SIGSEGV, &act, NULL));
+    /* volatile: the store must be made, for its fault */
     *(volatile char *)hole = 1;
     g_assert_cmpint(caught, ==, SIGSEGV);
     g_assert_works(sigaction(SIGSEGV, NULL, &old));
@@ -1340,6 +1342,7 @@ static void case_signals(void)
         setrlimit(RLIMIT_CORE, &(struct rlimit) { 0, 0 });
         signal(SIGSEGV, SIG_DFL);
         munmap(hole, PAGE);
+        /* volatile: as above */
         *(volatile char *)hole = 1;
         _exit(0);
     }
@@ -1573,6 +1576,7 @@ static void case_no_doorbell(void)
 
 static void case_doorbell(void)
 {
+    /* volatile: each store rings, though nobody reads */
     volatile uint16_t *bell, *rx_bell;
     unsigned i;
 
