@@ -1166,16 +1166,11 @@ static bool ctrl_chain(VsNet *net, Vq *vq, const VsChain *chain)
     if (!chain->write_len) {
         return false;
     }
-    if (chain->read_len >= 2 && chain->read_len <= COMMAND_MAX) {
-        if (!vs_ring_read(vq->ring, chain, 0, net->command,
-                          chain->read_len)) {
-            return false;
-        }
-        if (ctrl_command(net, net->command, chain->read_len)) {
-            ack = VIRTIO_NET_OK;
-        }
-    } else {
+    if (chain->read_len < 2 || chain->read_len > COMMAND_MAX ||
+        !vs_ring_read(vq->ring, chain, 0, net->command, chain->read_len)) {
         vq->errors++;
+    } else if (ctrl_command(net, net->command, chain->read_len)) {
+        ack = VIRTIO_NET_OK;
     }
     return vs_ring_write(vq->ring, chain, 0, &ack, sizeof(ack));
 }
@@ -1703,7 +1698,8 @@ void vs_net_vq_enable(VsNet *net, unsigned vq, bool enable)
         q->work = false;
         q->kicked = false;
         q->stalled = false;
-        q->failed = false;
+        /* One that was never set up is not an error, just of no use */
+        q->failed = !q->num;
         net->dirty = true;
     }
     vs_net_unlock(net);

@@ -59,7 +59,8 @@ struct VsRing {
     const VsHost *host;
     VsRingConfig config;
     VsRingState state;
-    bool started;
+    bool started;           /* its memory may be accessed */
+    bool broken;            /* but nothing more is taken from it */
     bool packed;
     bool event_idx;
     const char *error;
@@ -99,21 +100,29 @@ struct VsRing {
     bool signalled_valid;
 };
 
+/* The driver broke a rule; what was taken before can still be returned */
 static int stop_with(VsRing *ring, const char *why)
 {
-    ring->started = false;
+    ring->broken = true;
     ring->error = why;
     return -1;
 }
 
-/* Memory of the ring itself: no way to go on if it is not there */
+/* Memory of the ring itself is not there */
+static void fail_with(VsRing *ring, const char *why)
+{
+    ring->started = false;
+    ring->npending = 0;
+    ring->pending_slots = 0;
+    ring->error = why;
+}
 
 static bool ring_load16(VsRing *ring, uint64_t addr, uint16_t *val)
 {
     const VsHost *host = ring->host;
 
     if (!host->load16(host->opaque, ring->config.ring_asid, addr, val)) {
-        stop_with(ring, "ring memory is not mapped for reading");
+        fail_with(ring, "ring memory is not mapped for reading");
         return false;
     }
     *val = GUINT16_FROM_LE(*val);
@@ -126,7 +135,7 @@ static bool ring_store16(VsRing *ring, uint64_t addr, uint16_t val)
 
     if (!host->store16(host->opaque, ring->config.ring_asid, addr,
                        GUINT16_TO_LE(val))) {
-        stop_with(ring, "ring memory is not mapped for writing");
+        fail_with(ring, "ring memory is not mapped for writing");
         return false;
     }
     return true;
@@ -137,7 +146,7 @@ static bool ring_fetch(VsRing *ring, uint64_t addr, void *buf, size_t size)
     const VsHost *host = ring->host;
 
     if (!host->read(host->opaque, ring->config.ring_asid, addr, buf, size)) {
-        stop_with(ring, "ring memory is not mapped for reading");
+        fail_with(ring, "ring memory is not mapped for reading");
         return false;
     }
     return true;
@@ -149,7 +158,7 @@ static bool ring_write_back(VsRing *ring, uint64_t addr,
     const VsHost *host = ring->host;
 
     if (!host->write(host->opaque, ring->config.ring_asid, addr, buf, size)) {
-        stop_with(ring, "ring memory is not mapped for writing");
+        fail_with(ring, "ring memory is not mapped for writing");
         return false;
     }
     return true;
@@ -233,6 +242,7 @@ bool vs_ring_start(VsRing *ring, const VsRingConfig *config,
     ring->packed = config->features & (1ULL << VIRTIO_F_RING_PACKED);
     ring->event_idx = config->features & (1ULL << VIRTIO_RING_F_EVENT_IDX);
     ring->started = false;
+    ring->broken = false;
     ring->error = NULL;
     ring->npending = 0;
     ring->pending_slots = 0;
@@ -241,7 +251,7 @@ bool vs_ring_start(VsRing *ring, const VsRingConfig *config,
     vs_ring_forget(ring);
 
     if (!num || num > VS_RING_MAX_NUM || (num & (num - 1))) {
-        stop_with(ring, "its size is not a power of two up to 32768");
+        fail_with(ring, "its size is not a power of two up to 32768");
         return false;
     }
     if (ring->packed) {
@@ -253,16 +263,16 @@ bool vs_ring_start(VsRing *ring, const VsRingConfig *config,
                spans(config->used, 6 + 8 * num);
     }
     if (!fits) {
-        stop_with(ring, "it goes past the end of the address space");
+        fail_with(ring, "it goes past the end of the address space");
         return false;
     }
     if ((config->avail | config->used) & 1 ||
         (ring->packed && config->desc & 1)) {
-        stop_with(ring, "a part of it is at an odd address");
+        fail_with(ring, "a part of it is at an odd address");
         return false;
     }
     if (ring->packed && (state->avail_idx >= num || state->used_idx >= num)) {
-        stop_with(ring, "it was given an index past its end");
+        fail_with(ring, "it was given an index past its end");
         return false;
     }
 
@@ -275,6 +285,7 @@ bool vs_ring_start(VsRing *ring, const VsRingConfig *config,
 void vs_ring_stop(VsRing *ring)
 {
     ring->started = false;
+    ring->broken = false;
     ring->error = NULL;
     ring->npending = 0;
     ring->pending_slots = 0;
@@ -282,7 +293,7 @@ void vs_ring_stop(VsRing *ring)
 
 bool vs_ring_ok(const VsRing *ring)
 {
-    return ring->started;
+    return ring->started && !ring->broken;
 }
 
 const char *vs_ring_error(const VsRing *ring)
@@ -310,7 +321,7 @@ void vs_ring_set_state(VsRing *ring, const VsRingState *state)
     if (ring->started && ring->packed &&
         (state->avail_idx >= ring->config.num ||
          state->used_idx >= ring->config.num)) {
-        stop_with(ring, "it was given an index past its end");
+        fail_with(ring, "it was given an index past its end");
     }
 }
 
@@ -893,7 +904,7 @@ int vs_ring_pop(VsRing *ring, VsChain *chain)
     };
     int ret;
 
-    if (!ring->started) {
+    if (!vs_ring_ok(ring)) {
         return -1;
     }
     memset(chain, 0, sizeof(*chain));
@@ -997,7 +1008,7 @@ bool vs_ring_flush(VsRing *ring)
 
 void vs_ring_quiet(VsRing *ring)
 {
-    if (!ring->started || ring->notify == NOTIFY_QUIET) {
+    if (!vs_ring_ok(ring) || ring->notify == NOTIFY_QUIET) {
         return;
     }
     if (ring->packed) {
@@ -1012,7 +1023,7 @@ bool vs_ring_arm(VsRing *ring)
 {
     bool more;
 
-    if (!ring->started) {
+    if (!vs_ring_ok(ring)) {
         return false;
     }
     more = ring->packed ? packed_arm(ring) : split_arm(ring);

@@ -11,7 +11,7 @@
 #ifdef VDPA_SOFT_SLIRP
 
 #include <arpa/inet.h>
-#include <stdlib.h>
+#include <pthread.h>
 #include <string.h>
 #include <libslirp.h>
 
@@ -33,7 +33,7 @@ typedef struct SlirpTimer {
 } SlirpTimer;
 
 /* libslirp keeps the time of day and name servers in globals */
-static GMutex slirp_lock;
+static pthread_mutex_t slirp_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static ssize_t sw_send_packet(const void *buf, size_t len, void *opaque)
 {
@@ -114,9 +114,9 @@ static VsWireResult sw_send(VsWire *wire, const uint8_t *frame, size_t len)
 {
     SlirpWire *w = (SlirpWire *)wire;
 
-    g_mutex_lock(&slirp_lock);
+    pthread_mutex_lock(&slirp_lock);
     slirp_input(w->slirp, frame, len);
-    g_mutex_unlock(&slirp_lock);
+    pthread_mutex_unlock(&slirp_lock);
     return VS_WIRE_SENT;
 }
 
@@ -184,9 +184,9 @@ static void sw_prepare(VsWire *wire, GArray *fds, int *timeout)
 
     w->fds = fds;
     w->first = fds->len;
-    g_mutex_lock(&slirp_lock);
+    pthread_mutex_lock(&slirp_lock);
     slirp_pollfds_fill(w->slirp, &wait, sw_add_poll, w);
-    g_mutex_unlock(&slirp_lock);
+    pthread_mutex_unlock(&slirp_lock);
     w->fds = NULL;
 
     for (l = w->timers; l; l = l->next) {
@@ -230,10 +230,10 @@ static void sw_dispatch(VsWire *wire, const struct pollfd *fds, unsigned n)
     w->filled = false;
     w->polled = fds;
     w->npolled = n;
-    g_mutex_lock(&slirp_lock);
+    pthread_mutex_lock(&slirp_lock);
     slirp_pollfds_poll(w->slirp, 0, sw_get_revents, w);
     sw_run_timers(w);
-    g_mutex_unlock(&slirp_lock);
+    pthread_mutex_unlock(&slirp_lock);
     w->polled = NULL;
     w->npolled = 0;
 }
@@ -242,11 +242,11 @@ static void sw_free(VsWire *wire)
 {
     SlirpWire *w = (SlirpWire *)wire;
 
-    g_mutex_lock(&slirp_lock);
+    pthread_mutex_lock(&slirp_lock);
     if (w->slirp) {
         slirp_cleanup(w->slirp);
     }
-    g_mutex_unlock(&slirp_lock);
+    pthread_mutex_unlock(&slirp_lock);
     g_slist_free_full(w->timers, g_free);
     g_free(w);
 }
@@ -388,9 +388,9 @@ VsWire *vs_wire_slirp_new(const char *options, uint16_t mtu,
     SlirpConfig cfg = {
         .version = 1,
         .in_enabled = true,
-        /* Beyond this libslirp's own buffers do not grow */
-        .if_mtu = CLAMP(mtu, 576, 65521),
-        .if_mru = CLAMP(mtu, 576, 65521),
+        /* The most that libslirp can be told */
+        .if_mtu = MIN(mtu, 65521),
+        .if_mru = MIN(mtu, 65521),
     };
     SlirpWire *w;
     int i;
@@ -419,9 +419,9 @@ VsWire *vs_wire_slirp_new(const char *options, uint16_t mtu,
     w = g_new0(SlirpWire, 1);
     w->wire.ops = &slirp_ops;
     w->wire.host = *host;
-    g_mutex_lock(&slirp_lock);
+    pthread_mutex_lock(&slirp_lock);
     w->slirp = slirp_new(&cfg, &sw_callbacks, w);
-    g_mutex_unlock(&slirp_lock);
+    pthread_mutex_unlock(&slirp_lock);
     if (!w->slirp) {
         *error = g_strdup("user wire: libslirp cannot be started");
         sw_free(&w->wire);

@@ -14,6 +14,7 @@
 #define VDPA_SOFT_FAKE_DRIVER_H
 
 #include <glib.h>
+#include <pthread.h>
 #include <string.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
@@ -30,7 +31,7 @@
 #define DRV_SEGS 8
 
 typedef struct Arena {
-    GMutex lock;
+    pthread_mutex_t lock;
     size_t size;
     size_t brk;
     unsigned faults;
@@ -44,7 +45,7 @@ typedef struct Arena {
 static inline void arena_init(Arena *a, size_t size)
 {
     memset(a, 0, sizeof(*a));
-    g_mutex_init(&a->lock);
+    pthread_mutex_init(&a->lock, NULL);
     a->size = size;
     a->mem = g_malloc0(size);
     a->ro_first = UINT64_MAX;
@@ -53,7 +54,7 @@ static inline void arena_init(Arena *a, size_t size)
 static inline void arena_destroy(Arena *a)
 {
     g_free(a->mem);
-    g_mutex_clear(&a->lock);
+    pthread_mutex_destroy(&a->lock);
 }
 
 static inline uint64_t arena_alloc(Arena *a, size_t size, size_t align)
@@ -83,19 +84,19 @@ static inline bool arena_range(Arena *a, uint32_t asid, uint64_t iova,
 
 static inline void arena_get(Arena *a, uint64_t addr, void *buf, size_t size)
 {
-    g_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->lock);
     g_assert(arena_range(a, 0, addr, size));
     memcpy(buf, a->mem + (addr - ARENA_BASE), size);
-    g_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->lock);
 }
 
 static inline void arena_put(Arena *a, uint64_t addr, const void *buf,
                              size_t size)
 {
-    g_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->lock);
     g_assert(arena_range(a, 0, addr, size));
     memcpy(a->mem + (addr - ARENA_BASE), buf, size);
-    g_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->lock);
 }
 
 static inline uint16_t arena_get16(Arena *a, uint64_t addr)
@@ -119,18 +120,18 @@ static inline bool arena_dma(Arena *a, uint32_t asid, uint64_t iova,
 {
     bool ok;
 
-    g_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->lock);
     g_assert_false(a->frozen);
     a->accesses++;
     ok = arena_range(a, asid, iova, size);
     if (ok && in) {
         memcpy(in, a->mem + (iova - ARENA_BASE), size);
-    } else if (ok) {
+    } else if (ok && out) {
         g_assert(iova > a->ro_last || iova + size <= a->ro_first ||
                  a->ro_first > a->ro_last);
         memcpy(a->mem + (iova - ARENA_BASE), out, size);
     }
-    g_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->lock);
     return ok;
 }
 

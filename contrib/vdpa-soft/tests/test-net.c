@@ -15,8 +15,11 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <glib/gstdio.h>
+#include <pthread.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 #include <linux/virtio_net.h>
 
@@ -71,8 +74,9 @@ typedef struct Dev {
     unsigned nvqs;
     Queue q[MAX_VQS];
 
-    GMutex lock;
-    GCond cond;
+    /* Not glib's, which a thread sanitizer does not know */
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
     /* Below, protected by the lock */
     uint64_t generation;    /* of anything a test may wait for */
     bool only_calls;        /* just interrupts, for tests of those */
@@ -109,68 +113,70 @@ static void dev_call(void *opaque, unsigned vq)
 {
     Dev *dev = opaque;
 
-    g_mutex_lock(&dev->lock);
+    pthread_mutex_lock(&dev->lock);
     g_assert_cmpuint(vq, <, dev->nvqs);
     dev->calls[vq]++;
     dev->generation++;
-    g_cond_broadcast(&dev->cond);
-    g_mutex_unlock(&dev->lock);
+    pthread_cond_broadcast(&dev->cond);
+    pthread_mutex_unlock(&dev->lock);
 }
 
 static void dev_config_changed(void *opaque)
 {
     Dev *dev = opaque;
 
-    g_mutex_lock(&dev->lock);
+    pthread_mutex_lock(&dev->lock);
     dev->config_changes++;
     dev->generation++;
-    g_cond_broadcast(&dev->cond);
-    g_mutex_unlock(&dev->lock);
+    pthread_cond_broadcast(&dev->cond);
+    pthread_mutex_unlock(&dev->lock);
 }
 
 static void dev_stats_changed(void *opaque)
 {
     Dev *dev = opaque;
 
-    g_mutex_lock(&dev->lock);
+    pthread_mutex_lock(&dev->lock);
     if (!dev->only_calls) {
         dev->generation++;
-        g_cond_broadcast(&dev->cond);
+        pthread_cond_broadcast(&dev->cond);
     }
-    g_mutex_unlock(&dev->lock);
+    pthread_mutex_unlock(&dev->lock);
 }
 
 static void dev_transmitted(void *opaque, const void *frame, size_t len)
 {
     Dev *dev = opaque;
 
-    g_mutex_lock(&dev->lock);
+    pthread_mutex_lock(&dev->lock);
     g_ptr_array_add(dev->sent, g_bytes_new(frame, len));
-    g_mutex_unlock(&dev->lock);
+    pthread_mutex_unlock(&dev->lock);
 }
 
 static uint64_t dev_generation(Dev *dev)
 {
     uint64_t generation;
 
-    g_mutex_lock(&dev->lock);
+    pthread_mutex_lock(&dev->lock);
     generation = dev->generation;
-    g_mutex_unlock(&dev->lock);
+    pthread_mutex_unlock(&dev->lock);
     return generation;
 }
 
 /* Wait for something to happen after @generation was read */
 static void dev_wait(Dev *dev, uint64_t generation)
 {
-    gint64 end = g_get_monotonic_time() + DEADLINE * G_TIME_SPAN_SECOND;
+    struct timespec end;
 
-    g_mutex_lock(&dev->lock);
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += DEADLINE;
+    pthread_mutex_lock(&dev->lock);
     while (dev->generation == generation) {
-        if (!g_cond_wait_until(&dev->cond, &dev->lock, end)) {
+        if (pthread_cond_timedwait(&dev->cond, &dev->lock, &end)) {
             g_error("nothing happened for %d seconds", DEADLINE);
         }
     }
-    g_mutex_unlock(&dev->lock);
+    pthread_mutex_unlock(&dev->lock);
 }
 
 /* Wait until @cond, which something the device does makes true */
@@ -269,14 +275,18 @@ static Dev *dev_new(unsigned pairs, uint64_t offered, const char *wire,
         .transmitted = dev_transmitted,
     };
     uint32_t seed = g_test_rand_int();
+    pthread_condattr_t attr;
     char *error = NULL;
 
     g_test_message("seed %u", seed);
     memcpy(config.mac, dev_mac, 6);
     dev->rand = g_rand_new_with_seed(seed);
     arena_init(&dev->arena, 8 << 20);
-    g_mutex_init(&dev->lock);
-    g_cond_init(&dev->cond);
+    pthread_mutex_init(&dev->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&dev->cond, &attr);
+    pthread_condattr_destroy(&attr);
     dev->sent = g_ptr_array_new_with_free_func((GDestroyNotify)g_bytes_unref);
     dev->pairs = pairs;
     dev->net = vs_net_new(&config, &host, &error);
@@ -296,8 +306,8 @@ static void dev_free(Dev *dev)
     arena_destroy(&dev->arena);
     g_rand_free(dev->rand);
     g_ptr_array_free(dev->sent, TRUE);
-    g_mutex_clear(&dev->lock);
-    g_cond_clear(&dev->cond);
+    pthread_mutex_destroy(&dev->lock);
+    pthread_cond_destroy(&dev->cond);
     g_free(dev);
 }
 
@@ -898,15 +908,15 @@ static void test_unmapped_buffers(void)
 
 static void dev_freeze(Dev *dev, bool frozen)
 {
-    g_mutex_lock(&dev->arena.lock);
+    pthread_mutex_lock(&dev->arena.lock);
     dev->arena.frozen = frozen;
-    g_mutex_unlock(&dev->arena.lock);
+    pthread_mutex_unlock(&dev->arena.lock);
 }
 
 typedef struct Suspender {
     Dev *dev;
     unsigned rounds;
-    GThread *thread;
+    pthread_t thread;
 } Suspender;
 
 static void *suspender(void *opaque)
@@ -917,11 +927,11 @@ static void *suspender(void *opaque)
     for (i = 0; i < s->rounds; i++) {
         vs_net_set_running(s->dev->net, false, false);
         dev_freeze(s->dev, true);
-        g_thread_yield();
+        sched_yield();
         dev_freeze(s->dev, false);
         /* Doorbells rung meanwhile are the node's to remember */
         vs_net_set_running(s->dev->net, true, true);
-        g_thread_yield();
+        sched_yield();
     }
     return NULL;
 }
@@ -938,7 +948,7 @@ static void test_suspend(gconstpointer data)
 
     dev_start(dev, features);
     dev_post(dev, 0, RING / 2, BUF);
-    s.thread = g_thread_new("suspend", suspender, &s);
+    g_assert_cmpint(pthread_create(&s.thread, NULL, suspender, &s), ==, 0);
     for (i = 0; i < total; i++) {
         if (i >= 16) {
             make_frame(frame, sizeof(frame), peer_mac, i - 16);
@@ -948,7 +958,7 @@ static void test_suspend(gconstpointer data)
         make_frame(frame, sizeof(frame), peer_mac, i);
         dev_send(dev, 0, frame, sizeof(frame));
     }
-    g_thread_join(s.thread);
+    pthread_join(s.thread, NULL);
     for (i = total - 16; i < total; i++) {
         make_frame(frame, sizeof(frame), peer_mac, i);
         dev_expect(dev, 0, frame, sizeof(frame));
@@ -1072,6 +1082,36 @@ static void test_no_scan(void)
     dev_send(dev, 0, frame, sizeof(frame));
     dev_wait_sent(dev, 0);
     g_assert_cmpuint(dev_stats(dev, 0).dropped, ==, 1);
+    dev_free(dev);
+}
+
+/* A queue that was never set up can be enabled, and does nothing */
+static void test_not_set_up(void)
+{
+    Dev *dev = dev_new(2, ALL, "loopback", 0);
+    uint8_t frame[100];
+    unsigned i;
+
+    dev_start(dev, CONTROL | FEATURE(VIRTIO_NET_F_MQ));
+    for (i = 2; i < 4; i++) {
+        vs_net_vq_enable(dev->net, i, false);
+        vs_net_vq_set_num(dev->net, i, 0);
+        vs_net_vq_enable(dev->net, i, true);
+        vs_net_vq_kick(dev->net, i);
+    }
+    dev_post(dev, 0, 1, BUF);
+    make_frame(frame, sizeof(frame), peer_mac, 1);
+    dev_send(dev, 0, frame, sizeof(frame));
+    dev_expect(dev, 0, frame, sizeof(frame));
+    for (i = 2; i < 4; i++) {
+        g_assert_true(dev_stats(dev, i).enabled);
+        g_assert_cmpuint(dev_stats(dev, i).errors, ==, 0);
+    }
+    /* One with a size that cannot be is an error */
+    vs_net_vq_enable(dev->net, 2, false);
+    vs_net_vq_set_num(dev->net, 2, 3);
+    vs_net_vq_enable(dev->net, 2, true);
+    dev_wait_until(dev, dev_stats(dev, 2).errors == 1);
     dev_free(dev);
 }
 
@@ -1279,6 +1319,25 @@ static void test_ctrl_malformed(void)
     dev_wait_until(dev, drv_get(&q->drv, &t, &len));
     g_assert_cmpuint(len, ==, 1);
     dev_wait_until(dev, dev_stats(dev, 2).errors == 3);
+    /* One that cannot be read is answered, as the answer can be written */
+    seg[0] = (VsSeg) { 0x1000, 3 };
+    drv_add(&q->drv, seg, 1, 1, 0, false);
+    dev_kick(dev, 2);
+    dev_wait_until(dev, drv_get(&q->drv, &t, &len));
+    g_assert_cmpuint(len, ==, 1);
+    arena_get(&dev->arena, q->buf[1], &ack, 1);
+    g_assert_cmpuint(ack, ==, VIRTIO_NET_ERR);
+    dev_wait_until(dev, dev_stats(dev, 2).errors == 4);
+    /* One whose answer cannot be written is returned empty */
+    seg[0] = (VsSeg) { q->buf[0], 3 };
+    seg[1] = (VsSeg) { 0x1000, 1 };
+    drv_add(&q->drv, seg, 1, 1, 0, false);
+    dev_kick(dev, 2);
+    dev_wait_until(dev, drv_get(&q->drv, &t, &len));
+    g_assert_cmpuint(len, ==, 0);
+    dev_wait_until(dev, dev_stats(dev, 2).errors == 5);
+    g_assert_cmpuint(dev->arena.faults, ==, 2);
+    dev->arena.faults = 0;
     /* It goes on */
     dev_must(dev, VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, "\1", 1);
     dev_free(dev);
@@ -1861,13 +1920,13 @@ static void test_unix_busy(void)
     g_autofree char *listen = g_strdup_printf("unix-listen:%s/w", dir);
     Dev *dev = dev_new(1, ALL, listen, 0);
     uint8_t frame[1400], got[4 + 1400];
-    GThread *thread;
+    pthread_t thread;
     unsigned i;
     int fd;
 
     dev_start(dev, BASIC);
     fd = peer_connect(dir);
-    thread = g_thread_new("sender", busy_sender, dev);
+    g_assert_cmpint(pthread_create(&thread, NULL, busy_sender, dev), ==, 0);
     /* As many as are taken at least with nobody reading */
     dev_wait_until(dev, dev_stats(dev, 1).packets > 180);
     g_assert_cmpuint(dev_stats(dev, 1).packets, <, BUSY_TOTAL);
@@ -1877,7 +1936,7 @@ static void test_unix_busy(void)
         g_assert_cmpmem(got, 4, "\0\0\x05\x78", 4);
         g_assert_cmpmem(got + 4, sizeof(frame), frame, sizeof(frame));
     }
-    g_thread_join(thread);
+    pthread_join(thread, NULL);
     g_assert_cmpuint(dev_stats(dev, 1).packets, ==, BUSY_TOTAL);
     g_assert_cmpuint(dev_stats(dev, 1).dropped, ==, 0);
     close(fd);
@@ -2107,6 +2166,7 @@ int main(int argc, char **argv)
     g_test_add_func("/net/kick-while-stopped", test_kick_while_stopped);
     g_test_add_func("/net/kick-then-stop", test_kick_then_stop);
     g_test_add_func("/net/no-scan", test_no_scan);
+    g_test_add_func("/net/not-set-up", test_not_set_up);
     g_test_add_func("/net/asid", test_asid);
     g_test_add_func("/net/control/modes", test_ctrl_modes);
     g_test_add_func("/net/control/mac", test_ctrl_mac);
