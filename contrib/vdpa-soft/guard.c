@@ -187,6 +187,10 @@ static inline void prepare_device_thread(void)
 static bool __attribute__((noinline))
 guarded_copy(void *dst, const void *src, size_t size)
 {
+    if (!dst || !src) {
+        /* a fault as well; memcpy() must not be asked */
+        return size == 0;
+    }
     GUARDED_RETURN(memcpy(dst, src, size));
 }
 

@@ -1317,15 +1317,17 @@ static void case_signals(void)
         .sa_sigaction = on_fault,
         .sa_flags = SA_SIGINFO,
     };
-    struct sigaction old;
+    struct sigaction before, old;
     char *hole = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
                       0);
     int status;
     pid_t pid;
 
+    g_assert_works(sigaction(SIGSEGV, NULL, &before));
+    g_assert_true(signal(SIGBUS, SIG_DFL) != SIG_ERR);
     set_up(0x1fe);
     g_assert_works(sigaction(SIGSEGV, NULL, &old));
-    g_assert_true(old.sa_handler == SIG_DFL);
+    g_assert_true(old.sa_handler == before.sa_handler);
     g_assert_works(sigaction(SIGSEGV, &act, NULL));
     /* volatile: the store must be made, for its fault */
     *(volatile char *)hole = 1;
