@@ -193,7 +193,7 @@ static void describe(VDPANetClient *c)
         qemu_set_info_str(&c->nc, "%s,control-queue", d->shared.name);
         return;
     }
-    if (offers(d, VIRTIO_NET_F_MAC) &&
+    if (!c->nc.queue_index && offers(d, VIRTIO_NET_F_MAC) &&
         vhost_vdpa_read_config(&d->shared, &config, sizeof(config.mac),
                                NULL) == sizeof(config.mac)) {
         snprintf(mac, sizeof(mac), ",mac=" MAC_FMT, MAC_ARG(config.mac));
@@ -207,7 +207,9 @@ static void describe(VDPANetClient *c)
 /* The address may have been changed by the guest, or on the host */
 static int vdpa_net_start(NetClientState *nc)
 {
-    describe(client(nc));
+    if (!nc->queue_index) {
+        describe(client(nc));
+    }
     return 0;
 }
 

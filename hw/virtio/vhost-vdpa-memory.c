@@ -34,7 +34,8 @@ struct VhostVDPAMemory {
     AddressSpace *as;           /* NULL until memory is followed */
     VhostVDPAMemoryFailed *failed;
     void *opaque;
-    uint64_t removed;           /* bytes gone since the last commit */
+    int64_t growth;             /* bytes, in the present transaction */
+    uint64_t changed;           /* bytes come or gone since the last commit */
     uint64_t private_bytes;     /* RAM no other process could share */
     bool running;
     bool replaying;             /* the listener is told what is there */
@@ -174,7 +175,7 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
     ok = (m->running ||
           vhost_vdpa_iotlb_check(m->iotlb, GUEST_ASID, &err)) &&
          vhost_vdpa_iotlb_commit(m->iotlb, GUEST_ASID, &report, &err);
-    m->removed = 0;
+    m->changed = 0;
     if (report.messages) {
         trace_vhost_vdpa_memory_commit(m->node.name, GUEST_ASID,
                                        report.entries_before,
@@ -285,6 +286,7 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
            VHOST_VDPA_IOTLB_RO : VHOST_VDPA_IOTLB_RW;
     trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
                                 perm);
+    m->growth += last - first + 1;
     m->private_bytes += private_ram(section, last - first + 1);
     /* What the device cannot reach is reported by the commit */
     vhost_vdpa_iotlb_add(m->iotlb, GUEST_ASID, first, last, uaddr, perm, mr,
@@ -305,7 +307,7 @@ static void region_del(MemoryListener *listener, MemoryRegionSection *section)
         return;
     }
     trace_vhost_vdpa_memory_del(m->node.name, section->mr->name, first, last);
-    m->removed += last - first + 1;
+    m->growth -= last - first + 1;
     m->private_bytes -= private_ram(section, last - first + 1);
     vhost_vdpa_iotlb_del(m->iotlb, GUEST_ASID, first, last);
 }
@@ -315,11 +317,15 @@ static void memory_commit(MemoryListener *listener)
     VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
     Error *err = NULL;
 
+    /* A section that is split, or cut off a little, comes and goes as a whole */
+    m->changed += llabs(m->growth);
+    m->growth = 0;
     /*
-     * A device that stands still need not know each turn of the firmware, but
-     * a DIMM that is gone must not stay pinned until it runs again.
+     * A device that stands still need not know each turn of the firmware.  But
+     * a DIMM that is gone must not stay pinned until it runs again, nor a new
+     * one be pinned only when the guest's driver waits for it.
      */
-    if (m->replaying || (!m->running && m->removed < SMALL_LIMIT)) {
+    if (m->replaying || (!m->running && m->changed < SMALL_LIMIT)) {
         return;
     }
     if (commit(m, &err)) {
