@@ -57,6 +57,7 @@ static inline void arena_destroy(Arena *a)
     pthread_mutex_destroy(&a->lock);
 }
 
+/* Zeroed memory, also where some was given back by lowering @brk */
 static inline uint64_t arena_alloc(Arena *a, size_t size, size_t align)
 {
     uint64_t addr;
@@ -65,6 +66,9 @@ static inline uint64_t arena_alloc(Arena *a, size_t size, size_t align)
     addr = ARENA_BASE + a->brk;
     a->brk += size;
     g_assert_cmpuint(a->brk, <=, a->size);
+    pthread_mutex_lock(&a->lock);
+    memset(a->mem + (addr - ARENA_BASE), 0, size);
+    pthread_mutex_unlock(&a->lock);
     return addr;
 }
 

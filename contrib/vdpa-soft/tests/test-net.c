@@ -1142,6 +1142,118 @@ static void test_asid(void)
     dev_free(dev);
 }
 
+static void inject(Dev *dev, const uint8_t *to, uint32_t n, int vq)
+{
+    uint8_t frame[100];
+
+    make_frame(frame, sizeof(frame), to, n);
+    vs_net_inject(dev->net, frame, sizeof(frame), vq);
+}
+
+/* Fill a ring with what no driver should put there */
+static void make_noise(Dev *dev, unsigned vq)
+{
+    Queue *q = &dev->q[vq];
+    Drv *d = &q->drv;
+    unsigned i, k;
+
+    for (i = 0; i < RING; i++) {
+        uint64_t addr = q->buf[g_rand_int_range(dev->rand, 0, RING)];
+        uint32_t len = g_rand_int_range(dev->rand, 0, BUF);
+        /* How far from the start the slot is */
+        unsigned pos = (i + RING - d->start % RING) % RING;
+        uint16_t flags = 0;
+        uint8_t head[16];
+
+        for (k = 0; k < 3; k++) {
+            flags |= g_rand_int_range(dev->rand, 0, 6) == 0 ? 1 << k : 0;
+        }
+        switch (g_rand_int_range(dev->rand, 0, 12)) {
+        case 0:
+            addr = d->tables + 16 * g_rand_int_range(dev->rand, 0, RING);
+            len = 16 * g_rand_int_range(dev->rand, 0, 8);
+            break;
+        case 1:
+            addr = d->desc;
+            break;
+        case 2:
+            addr = (uint64_t)g_rand_int(dev->rand) << 32;
+            len = g_rand_int(dev->rand);
+            break;
+        }
+        drv_put(d, d->tables + 16 * i, q->buf[i], len,
+                flags & ~VRING_DESC_F_INDIRECT, i + 1);
+        drv_put(d, drv_desc(d, i), addr, len,
+                d->packed ? flags | drv_packed_flags(d, pos) : flags,
+                g_rand_int_range(dev->rand, 0, RING + 1));
+        for (k = 0; k < sizeof(head); k++) {
+            head[k] = g_rand_int_range(dev->rand, 0, 5);
+        }
+        arena_put(&dev->arena, q->buf[i], head, sizeof(head));
+        if (!d->packed) {
+            arena_put16(&dev->arena, d->avail + 4 + 2 * i,
+                        g_rand_int_range(dev->rand, 0, RING));
+        }
+    }
+    if (!d->packed) {
+        arena_put16(&dev->arena, d->avail + 2,
+                    d->start + g_rand_int_range(dev->rand, 0, RING + 2));
+    }
+}
+
+/* Whatever a driver does, the device survives it and serves the next one */
+static void test_noise(gconstpointer data)
+{
+    bool packed = data;
+    Dev *dev = dev_new(2, ALL, "loopback", 0);
+    uint64_t packed_bit = FEATURE(VIRTIO_F_RING_PACKED);
+    uint8_t frame[100];
+    unsigned round, vq;
+    uint64_t broken = 0, served = 0;
+    size_t brk = 0;
+
+    for (round = 0; round < 300; round++) {
+        uint64_t kicks[MAX_VQS];
+        uint64_t features = g_rand_int(dev->rand) |
+                            (uint64_t)g_rand_int(dev->rand) << 32;
+
+        features = ((features & ALL) | CONTROL) & ~packed_bit;
+        dev_start(dev, features | (packed ? packed_bit : 0));
+        for (vq = 0; vq < dev->nvqs; vq++) {
+            make_noise(dev, vq);
+            kicks[vq] = dev_stats(dev, vq).kicks;
+        }
+        for (vq = 0; vq < dev->nvqs; vq++) {
+            inject(dev, vq % 2 ? dev_mac : bcast_mac, round, -1);
+            vs_net_vq_kick(dev->net, vq);
+        }
+        for (vq = 0; vq < dev->nvqs; vq++) {
+            dev_wait_until(dev, dev_stats(dev, vq).kicks > kicks[vq]);
+        }
+        dev_stop(dev);
+        /* Buffers are kept, rings are laid out again */
+        if (round) {
+            dev->arena.brk = brk;
+        } else {
+            brk = dev->arena.brk;
+        }
+    }
+    for (vq = 0; vq < dev->nvqs; vq++) {
+        broken += dev_stats(dev, vq).errors;
+        served += dev_stats(dev, vq).packets;
+    }
+    g_assert_cmpuint(broken, >, 300);
+    g_assert_cmpuint(served, >, 300);
+    dev->arena.faults = 0;
+
+    dev_start(dev, BASIC | (packed ? packed_bit : 0));
+    dev_post(dev, 0, 1, BUF);
+    make_frame(frame, sizeof(frame), peer_mac, 1);
+    dev_send(dev, 0, frame, sizeof(frame));
+    dev_expect(dev, 0, frame, sizeof(frame));
+    dev_free(dev);
+}
+
 /*
  * Control
  */
@@ -1341,14 +1453,6 @@ static void test_ctrl_malformed(void)
     /* It goes on */
     dev_must(dev, VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, "\1", 1);
     dev_free(dev);
-}
-
-static void inject(Dev *dev, const uint8_t *to, uint32_t n, int vq)
-{
-    uint8_t frame[100];
-
-    make_frame(frame, sizeof(frame), to, n);
-    vs_net_inject(dev->net, frame, sizeof(frame), vq);
 }
 
 /* The frame @n arrives and not one of those before it */
@@ -2168,6 +2272,8 @@ int main(int argc, char **argv)
     g_test_add_func("/net/no-scan", test_no_scan);
     g_test_add_func("/net/not-set-up", test_not_set_up);
     g_test_add_func("/net/asid", test_asid);
+    g_test_add_data_func("/net/noise/split", NULL, test_noise);
+    g_test_add_data_func("/net/noise/packed", (void *)1, test_noise);
     g_test_add_func("/net/control/modes", test_ctrl_modes);
     g_test_add_func("/net/control/mac", test_ctrl_mac);
     g_test_add_func("/net/control/vlan", test_ctrl_vlan);
