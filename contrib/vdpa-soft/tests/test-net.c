@@ -2000,6 +2000,58 @@ static void test_unix_peer(void)
     g_assert_cmpint(g_rmdir(dir), ==, 0);
 }
 
+static int peer_accept(int listener)
+{
+    struct timeval patience = { .tv_sec = DEADLINE };
+    int fd;
+
+    setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &patience,
+               sizeof(patience));
+    fd = accept(listener, NULL, NULL);
+    g_assert_cmpint(fd, >=, 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    return fd;
+}
+
+/* The peer listens only after the device was made, and goes and comes back */
+static void test_unix_reconnect(void)
+{
+    g_autofree char *dir = temp_dir();
+    g_autofree char *connect = g_strdup_printf("unix:%s/w", dir);
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    Dev *dev = dev_new(1, ALL, connect, 0);
+    uint8_t msg[4 + 100], got[4 + 100];
+    int listener, fd;
+    unsigned i;
+
+    dev_start(dev, BASIC);
+    dev_post(dev, 0, 8, BUF);
+    memcpy(msg, "\0\0\0\x64", 4);
+    make_frame(msg + 4, 100, dev_mac, 3);
+    dev_send(dev, 0, msg + 4, 100);
+    dev_wait_sent(dev, 0);
+    g_assert_cmpuint(dev_stats(dev, 1).dropped, ==, 1);
+
+    g_snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/w", dir);
+    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    g_assert_cmpint(bind(listener, (struct sockaddr *)&addr, sizeof(addr)),
+                    ==, 0);
+    g_assert_cmpint(listen(listener, 1), ==, 0);
+    for (i = 0; i < 3; i++) {
+        fd = peer_accept(listener);
+        peer_write(fd, msg, sizeof(msg));
+        dev_expect(dev, 0, msg + 4, 100);
+        dev_send(dev, 0, msg + 4, 100);
+        peer_read(fd, got, sizeof(got));
+        g_assert_cmpmem(got, sizeof(got), msg, sizeof(msg));
+        close(fd);
+    }
+    close(listener);
+    dev_free(dev);
+    g_assert_cmpint(g_unlink(addr.sun_path), ==, 0);
+    g_assert_cmpint(g_rmdir(dir), ==, 0);
+}
+
 /* Far more than sockets and our own buffer hold together */
 #define BUSY_TOTAL 3000
 
@@ -2080,6 +2132,7 @@ static void test_bad_wires(void)
     expect_no_device(1, "user,hostfwd=tcp:1-:x", "is not of the form");
     expect_no_device(1, "user,hostfwd=sctp::1-:1", "is not of the form");
     expect_no_device(1, "user,guestfwd=tcp:10.0.2.9:1-x", "not of the form");
+    expect_no_device(1, "user,guestfwd=tcp:10.9.9.9:1-unix:/x", "is refused");
 #else
     expect_no_device(1, "user", "without libslirp");
 #endif
@@ -2288,6 +2341,7 @@ int main(int argc, char **argv)
     g_test_add_func("/net/checksum", test_checksum);
     g_test_add_func("/net/wire/unix", test_unix);
     g_test_add_func("/net/wire/unix-peer", test_unix_peer);
+    g_test_add_func("/net/wire/unix-reconnect", test_unix_reconnect);
     g_test_add_func("/net/wire/unix-busy", test_unix_busy);
     g_test_add_func("/net/wire/bad", test_bad_wires);
 #ifdef VDPA_SOFT_SLIRP
