@@ -281,18 +281,21 @@ def own_meson_tests(tests):
     return names
 
 
+def own_sources():
+    """The paths of our C files"""
+    return [path for path in graft.repository_files() if path.endswith('.c')]
+
+
 def own_objects(build):
     """{path of a C file of ours: [its objects in the build folder]}"""
-    ours = set(path for path in graft.repository_files()
-               if path.endswith('.c'))
-    objects = {path: [] for path in ours}
+    objects = {path: [] for path in own_sources()}
     with open(os.path.join(build, 'compile_commands.json'),
               encoding='utf-8') as file:
         for entry in json.load(file):
             path = os.path.relpath(
                 os.path.join(entry['directory'], entry['file']),
                 os.path.join(build, os.pardir))
-            if path in ours:
+            if path in objects:
                 objects[path].append(entry['output'])
     return objects
 
@@ -315,13 +318,19 @@ def clang_job(path, objects, build, log):
     return Job(f'clang/{path}', ['/bin/sh', '-c', script], build)
 
 
-def make_jobs(build, logs):
-    """All that "make check" runs"""
+def make_jobs(build, logs, wanted):
+    """All that "make check" runs, of which @wanted() says which to make"""
     tree = os.path.dirname(build)
     tests = meson_tests(build)
     jobs = []
+
+    def script(name, *arguments, **options):
+        if wanted(name):
+            jobs.append(Job(name, ['/usr/bin/python3', '-B', *arguments],
+                            graft.REPOSITORY, **options))
+
     own = own_meson_tests(tests)
-    for name in own + QEMU_TESTS:
+    for name in filter(wanted, own + QEMU_TESTS):
         if name not in tests:
             jobs.append(missing(name, f'{name} is not in this build of QEMU'))
             continue
@@ -331,72 +340,96 @@ def make_jobs(build, logs):
             job.command = job.command + ['-m', 'slow']
         jobs.append(job)
 
-    build_asan = os.path.join(tree, 'build-asan')
-    tests = meson_tests(build_asan)
-    env = {'ASAN_OPTIONS': 'detect_leaks=1:verify_asan_link_order=0',
+    # The software device handles SIGSEGV and SIGBUS itself
+    env = {'ASAN_OPTIONS': 'detect_leaks=1:verify_asan_link_order=0:'
+                           'handle_segv=0:handle_sigbus=0',
            'UBSAN_OPTIONS': 'halt_on_error=1:print_stacktrace=1'}
-    for name in own:
-        if not name.startswith('qtest-'):
-            jobs.append(meson_job(tests[name], build_asan, f'asan/{name}',
-                                  env) if name in tests else
-                        missing(f'asan/{name}', f'{name} is not registered'))
+    names = [name for name in own if not name.startswith('qtest-') and
+             wanted(f'asan/{name}')]
+    if names:
+        beside = os.path.join(tree, 'build-asan')
+        tests = meson_tests(beside)
+        jobs += [meson_job(tests[name], beside, f'asan/{name}', env)
+                 if name in tests else
+                 missing(f'asan/{name}', f'{name} is not registered')
+                 for name in names]
 
-    build_clang = os.path.join(tree, 'build-clang')
-    log = os.path.join(os.path.dirname(logs), 'compile-clang.log')
-    for path, objects in sorted(own_objects(build_clang).items()):
-        jobs.append(clang_job(path, objects, build_clang, log))
-
-    def script(name, *arguments, **options):
-        return Job(name, ['/usr/bin/python3', '-B', *arguments],
-                   graft.REPOSITORY, **options)
+    paths = [path for path in own_sources() if wanted(f'clang/{path}')]
+    if paths:
+        beside = os.path.join(tree, 'build-clang')
+        log = os.path.join(os.path.dirname(logs), 'compile-clang.log')
+        objects = own_objects(beside)
+        jobs += [clang_job(path, objects[path], beside, log)
+                 for path in paths]
 
     # The guest is emulated, and shall have both processors to itself
-    jobs.append(script('guest', 'scripts/guest-tests', tap=True, alone=True,
-                       deadline=900))
-    jobs.append(script('make-run', 'scripts/run-guest', alone=True,
-                       deadline=600))
-    jobs.append(script('graft', 'scripts/test-graft.py', tree, tap=True))
-    jobs.append(script('patches', 'scripts/patches.py', '--check', tree))
-    jobs.append(script('docs', 'scripts/check-docs.py', build))
-    jobs.append(script('docs-and-code', 'scripts/test-docs.py', tap=True))
+    script('guest', 'scripts/guest-tests', tap=True, alone=True, deadline=900)
+    script('make-run', 'scripts/run-guest', alone=True, deadline=600)
+    script('graft', 'scripts/test-graft.py', tree, tap=True)
+    script('patches', 'scripts/patches.py', '--check', tree)
+    script('docs', 'scripts/check-docs.py', build)
+    script('docs-and-code', 'scripts/test-docs.py', tap=True)
     checkpatch = os.path.join(tree, 'scripts', 'checkpatch.pl')
-    for path in style_files(graft.REPOSITORY):
-        jobs.append(Job(f'checkpatch/{path}',
-                        ['perl', checkpatch, '--no-tree', '--terse',
-                         '--no-signoff', '--file', path],
-                        graft.REPOSITORY))
+    for path in style_files():
+        if wanted(f'checkpatch/{path}'):
+            jobs.append(style_job(path, checkpatch, logs))
     return jobs
 
 
-def style_files(repository):
+def style_job(path, checkpatch, logs):
+    """A Job that passes if checkpatch.pl finds nothing in the file"""
+    folder = graft.REPOSITORY
+    name = path
+    if re.match(r'contrib/[^/]+/tests/', path):
+        # checkpatch.pl allows g_assert_cmpint() and the like in a test, but
+        # only knows QEMU's own folders of tests
+        name = os.path.join('tests', 'unit', os.path.basename(path))
+        folder = os.path.join(logs, 'style')
+        os.makedirs(os.path.join(folder, os.path.dirname(name)),
+                    exist_ok=True)
+        shutil.copy(os.path.join(graft.REPOSITORY, path),
+                    os.path.join(folder, name))
+    return Job(f'checkpatch/{path}',
+               ['perl', checkpatch, '--no-tree', '--terse', '--no-signoff',
+                '--file', name], folder)
+
+
+def style_files():
     """Files whose style QEMU's checkpatch.pl can judge"""
-    paths = graft.repository_files(repository)
+    paths = graft.repository_files()
     for folder in ('scripts', 'bench'):
-        for base, folders, names in os.walk(os.path.join(repository, folder)):
+        for base, folders, names in os.walk(os.path.join(graft.REPOSITORY,
+                                                         folder)):
             folders[:] = [name for name in folders if name != '__pycache__']
-            paths += [os.path.relpath(os.path.join(base, name), repository)
-                      for name in names]
+            paths += [os.path.relpath(os.path.join(base, name),
+                                      graft.REPOSITORY) for name in names]
     return sorted(path for path in paths
                   if path.endswith(('.c', '.h', '.py', '.sh')))
 
 
-def list_targets(kind, build):
+def list_targets(kind, build, wanted):
     """What ninja shall make in the build folder of that kind"""
     if kind == 'clang':
-        return [name for names in own_objects(build).values()
-                for name in names]
+        objects = own_objects(build)
+        return [name for path in own_sources() if wanted(f'clang/{path}')
+                for name in objects[path]]
     tests = meson_tests(build)
     names = set()
     for name in own_meson_tests(tests):
-        if name in tests and not name.startswith('qtest-'):
+        if name in tests and not name.startswith('qtest-') and \
+                wanted(f'asan/{name}'):
             names.add(os.path.relpath(tests[name]['cmd'][0], build))
-            for path in tests[name]['env'].values():
-                if path.startswith(build) and not os.path.isdir(path):
-                    names.add(os.path.relpath(path, build))
-            # "7134ae4@@name@exe": the name of a target in meson's terms
-            for target in targets_of(build, tests[name]['depends']):
-                names.add(target)
+            names.update(targets_of(build, tests[name]['depends']))
     return sorted(names)
+
+
+def needed(kind, build, wanted):
+    """Whether a test that is wanted needs the build of that kind"""
+    if kind == 'clang':
+        return any(wanted(f'clang/{path}') for path in own_sources())
+    return any(wanted(f'asan/{name}')
+               for name in own_meson_tests(meson_tests(build))
+               if not name.startswith('qtest-'))
 
 
 def targets_of(build, identities):
@@ -413,8 +446,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--build', required=True,
                         help='build folder in a grafted QEMU tree')
+    parser.add_argument('--needs', metavar='KIND',
+                        help='only say, by the exit status, whether a build '
+                             'of that kind (clang, asan) is needed as well')
     parser.add_argument('--list-targets', metavar='KIND',
-                        help='only print what to compile in this build')
+                        help='only print what to compile in such a build')
     parser.add_argument('--logs', help='where logs go')
     parser.add_argument('--parallel', type=int, default=os.cpu_count())
     parser.add_argument('--only', default='',
@@ -423,15 +459,19 @@ def main():
     parser.add_argument('--verbose', action='store_true')
     args = parser.parse_args()
 
+    def wanted(name):
+        return args.only in name or fnmatch.fnmatch(name, args.only)
+
     args.build = os.path.abspath(args.build)
+    if args.needs:
+        sys.exit(0 if needed(args.needs, args.build, wanted) else 1)
     if args.list_targets:
-        print('\n'.join(list_targets(args.list_targets, args.build)))
+        print('\n'.join(list_targets(args.list_targets, args.build, wanted)))
         return
     args.logs = os.path.abspath(args.logs)
-    jobs = [job for job in make_jobs(args.build, args.logs)
-            if args.only in job.name or fnmatch.fnmatch(job.name, args.only)]
     shutil.rmtree(args.logs, ignore_errors=True)
     os.makedirs(args.logs)
+    jobs = make_jobs(args.build, args.logs, wanted)
     runner = Runner(args.logs, args.verbose)
 
     def interrupted(*_):

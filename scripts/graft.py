@@ -332,6 +332,18 @@ class Tree:
                     f'its {path} was changed since the graft; move the '
                     'change to the repository, or give FORCE=1 to lose it')
 
+    def check_new(self, path, force):
+        """Refuse to lose a file that is where a new one of ours goes"""
+        if path in self.manifest['files'] or path in SHARED or \
+                path in REMOVED or path in REPLACED or \
+                not os.path.lexists(self.at(path)):
+            return
+        if not force:
+            raise GraftError(
+                f'its {path} is not from the graft; remove it, or give '
+                'FORCE=1 to lose it')
+        os.unlink(self.at(path))
+
     def save_manifest(self):
         """Write the manifest, whole or not at all"""
         os.makedirs(self.at(STATE), exist_ok=True)
@@ -412,6 +424,8 @@ def graft(path, force=False):
                              f'{tree.manifest["version"]}, and is now '
                              f'another version: start from a fresh tree')
         tree.check_grafted(force)
+        for name in repository_files():
+            tree.check_new(name, force)
     else:
         check_pristine(path)
         tree.manifest = {'files': {}, 'folders': [],

@@ -311,6 +311,16 @@ def test_changed_inside(case):
     assert case.graft('--undo', '--force') == case.pristine
 
 
+def test_placed_inside(case):
+    """nor is a file that was put where a new one of ours goes"""
+    case.graft()
+    put(case.tree, 'contrib/new.c', b'/* mine */\n')
+    put(case.repository, 'contrib/new.c', b'/* ours */\n')
+    case.refused('its contrib/new.c is not from the graft')
+    assert case.graft('--force')['contrib/new.c'][0] == b'/* ours */\n'
+    assert case.graft('--undo') == case.pristine
+
+
 def test_undo_nothing(case):
     """there is nothing to undo in a tree that is not grafted"""
     case.refused('it is not grafted', '--undo')
