@@ -173,7 +173,7 @@ int vdpa_soft_run(VdpaSoft *s, const char *before, const char *options,
         g_autofree char *text = g_strjoinv("\n", lines);
 
         vdpa_soft_fail("QEMU was killed by signal %d; its errors: %s",
-                WTERMSIG(status), text);
+                       WTERMSIG(status), text);
     }
     return WEXITSTATUS(status);
 }
@@ -189,7 +189,7 @@ void vdpa_soft_connect(VdpaSoft *s)
                                sizeof(timeout)), ==, 0);
     if (connect(s->fd, (struct sockaddr *)&addr, sizeof(addr))) {
         vdpa_soft_fail("cannot connect to the software vDPA device at %s: %s",
-                s->control, g_strerror(errno));
+                       s->control, g_strerror(errno));
     }
 }
 
@@ -204,7 +204,7 @@ static QDict *receive(VdpaSoft *s)
 
         if (len <= 0) {
             vdpa_soft_fail("the software vDPA device does not answer: %s",
-                    len ? g_strerror(errno) : "QEMU is gone");
+                           len ? g_strerror(errno) : "QEMU is gone");
         }
         g_string_append_len(s->rx, buf, len);
     }
@@ -225,8 +225,8 @@ static QDict *request(VdpaSoft *s, const char *line)
                                           MSG_NOSIGNAL));
 
         if (len < 0) {
-            vdpa_soft_fail("cannot send '%s' to the software vDPA device: %s", line,
-                    g_strerror(errno));
+            vdpa_soft_fail("cannot send '%s' to the software vDPA device: %s",
+                           line, g_strerror(errno));
         }
         done += len;
     }
@@ -241,7 +241,7 @@ static QDict *G_GNUC_PRINTF(2, 0) vrequest(VdpaSoft *s, const char *fmt,
 
     if (!qdict_get_bool(reply, "ok")) {
         vdpa_soft_fail("the software vDPA device refuses '%s': %s", line,
-                qdict_get_str(reply, "error"));
+                       qdict_get_str(reply, "error"));
     }
     return reply;
 }
@@ -377,7 +377,7 @@ void vdpa_soft_skip(VdpaSoft *s)
     g_ptr_array_unref(new_calls(s, true));
 }
 
-GPtrArray *vdpa_soft_file_calls(VdpaSoft *s)
+static GPtrArray *file_calls(VdpaSoft *s, bool collapse)
 {
     GPtrArray *calls = g_ptr_array_new_with_free_func(g_free);
     g_autofree char *text = NULL;
@@ -392,10 +392,20 @@ GPtrArray *vdpa_soft_file_calls(VdpaSoft *s)
         QDict *entry = qobject_to(QDict, qobject_from_json(lines[i],
                                                            &error_abort));
 
-        add_call(calls, entry, true);
+        add_call(calls, entry, collapse);
         qobject_unref(entry);
     }
     return calls;
+}
+
+GPtrArray *vdpa_soft_file_calls(VdpaSoft *s)
+{
+    return file_calls(s, true);
+}
+
+GPtrArray *vdpa_soft_file_messages(VdpaSoft *s)
+{
+    return file_calls(s, false);
 }
 
 void vdpa_soft_wait(VdpaSoft *s, const char *condition)
@@ -414,7 +424,7 @@ void vdpa_soft_wait(VdpaSoft *s, const char *condition)
             g_printerr("# %s\n", (char *)calls->pdata[i]);
         }
         vdpa_soft_fail("waited in vain for '%s': %s", condition,
-                qdict_get_str(reply, "error"));
+                       qdict_get_str(reply, "error"));
     }
     qobject_unref(reply);
 }
@@ -472,33 +482,39 @@ char **vdpa_soft_error_lines(VdpaSoft *s)
     return text[0] ? g_strsplit(text, "\n", -1) : g_new0(char *, 1);
 }
 
+static bool same_call(GPtrArray *calls, guint i, GPtrArray *expected, guint j)
+{
+    return i < calls->len && j < expected->len &&
+           !strcmp(calls->pdata[i], expected->pdata[j]);
+}
+
 /* Longest common subsequence: what is left is what differs */
 static void print_difference(GPtrArray *calls, GPtrArray *expected)
 {
-    guint n = calls->len, m = expected->len, i, j;
-    g_autofree unsigned *length = g_new0(unsigned, (n + 1) * (m + 1));
+    guint n = calls->len, m = expected->len, width = m + 1, i, j;
+    /* [i * width + j]: what is common behind @i of one and @j of the other */
+    g_autofree unsigned *common = g_new0(unsigned, (n + 1) * width);
 
-#define LENGTH(i, j) length[(i) * (m + 1) + (j)]
-#define SAME(i, j) !strcmp(calls->pdata[i], expected->pdata[j])
     for (i = n; i-- > 0;) {
         for (j = m; j-- > 0;) {
-            LENGTH(i, j) = SAME(i, j) ? LENGTH(i + 1, j + 1) + 1 :
-                           MAX(LENGTH(i + 1, j), LENGTH(i, j + 1));
+            common[i * width + j] =
+                same_call(calls, i, expected, j) ?
+                common[(i + 1) * width + j + 1] + 1 :
+                MAX(common[(i + 1) * width + j], common[i * width + j + 1]);
         }
     }
     for (i = 0, j = 0; i < n || j < m;) {
-        if (i < n && j < m && SAME(i, j)) {
+        if (same_call(calls, i, expected, j)) {
             g_printerr("#   %s\n", (char *)calls->pdata[i++]);
             j++;
         } else if (j == m ||
-                   (i < n && LENGTH(i + 1, j) >= LENGTH(i, j + 1))) {
+                   (i < n && common[(i + 1) * width + j] >=
+                    common[i * width + j + 1])) {
             g_printerr("# + %s\n", (char *)calls->pdata[i++]);
         } else {
             g_printerr("# - %s\n", (char *)expected->pdata[j++]);
         }
     }
-#undef SAME
-#undef LENGTH
 }
 
 void vdpa_soft_assert_calls(const char *what, GPtrArray *calls,

@@ -113,6 +113,9 @@ GPtrArray *vdpa_soft_messages(VdpaSoft *s);
 /** vdpa_soft_file_calls() - same as _calls(), all of a QEMU that has ended */
 GPtrArray *vdpa_soft_file_calls(VdpaSoft *s);
 
+/** vdpa_soft_file_messages() - the same as vdpa_soft_messages() is to that */
+GPtrArray *vdpa_soft_file_messages(VdpaSoft *s);
+
 /** vdpa_soft_skip() - look at nothing that was recorded so far */
 void vdpa_soft_skip(VdpaSoft *s);
 

@@ -12,7 +12,9 @@
  */
 
 #include "qemu/osdep.h"
+#include <glib/gstdio.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include "libqtest.h"
 #include "libvdpa-soft.h"
 #include "qemu/bswap.h"
@@ -151,6 +153,13 @@ static void take_error(Test *t, const char *pattern)
     }
 }
 
+static bool has_error(Test *t)
+{
+    g_auto(GStrv) lines = vdpa_soft_error_lines(t->soft);
+
+    return t->errors < g_strv_length(lines);
+}
+
 static void assert_no_error(Test *t)
 {
     g_auto(GStrv) lines = vdpa_soft_error_lines(t->soft);
@@ -188,7 +197,7 @@ static uint8_t nic_status(Nic *nic)
     return nic->vdev->bus->get_status(nic->vdev);
 }
 
-static Nic *nic_new(Test *t, int slot)
+static Nic *nic_new_intx(Test *t, int slot)
 {
     QPCIAddress address = { .devfn = QPCI_DEVFN(slot, 0) };
     Nic *nic = g_new0(Nic, 1);
@@ -199,6 +208,13 @@ static Nic *nic_new(Test *t, int slot)
     g_assert_nonnull(nic->pci);
     nic->vdev = &nic->pci->vdev;
     qvirtio_pci_device_enable(nic->pci);
+    return nic;
+}
+
+static Nic *nic_new(Test *t, int slot)
+{
+    Nic *nic = nic_new_intx(t, slot);
+
     qpci_msix_enable(nic->pci->pdev);
     return nic;
 }
@@ -216,7 +232,9 @@ static void nic_free_vqs(Nic *nic)
 static void nic_free(Nic *nic)
 {
     nic_free_vqs(nic);
-    qpci_msix_disable(nic->pci->pdev);
+    if (nic->pci->pdev->msix_enabled) {
+        qpci_msix_disable(nic->pci->pdev);
+    }
     qvirtio_pci_device_disable(nic->pci);
     g_free(nic->pci->pdev);
     g_free(nic->pci);
@@ -255,15 +273,19 @@ static void nic_setup_vqs(Nic *nic, unsigned num)
     unsigned i;
 
     g_assert_cmpuint(num, <=, MAX_VQS);
-    qvirtio_pci_set_msix_configuration_vector(nic->pci, alloc, 0);
+    if (nic->pci->pdev->msix_enabled) {
+        qvirtio_pci_set_msix_configuration_vector(nic->pci, alloc, 0);
+    }
     for (i = 0; i < num; i++) {
         if (nic->ring_size) {
             nic_set_ring_size(nic, i, nic->ring_size);
         }
         nic->vq[i] = qvirtqueue_setup(nic->vdev, alloc, i);
-        qvirtqueue_pci_msix_setup(nic->pci,
-                                  container_of(nic->vq[i], QVirtQueuePCI, vq),
-                                  alloc, i + 1);
+        if (nic->pci->pdev->msix_enabled) {
+            qvirtqueue_pci_msix_setup(nic->pci,
+                                      container_of(nic->vq[i], QVirtQueuePCI,
+                                                   vq), alloc, i + 1);
+        }
     }
     nic->num_vqs = num;
 }
@@ -634,26 +656,26 @@ static void add_ring(GPtrArray *calls, Nic *nic, unsigned i, unsigned base)
 
 static void add_interrupts(GPtrArray *calls)
 {
-    add(calls, "SET_VRING_CALL index=2 bound=yes");
     add(calls, "SET_VRING_CALL index=0 bound=yes");
     add(calls, "SET_VRING_CALL index=1 bound=yes");
+    add(calls, "SET_VRING_CALL index=2 bound=yes");
     add(calls, "SET_CONFIG_CALL bound=yes");
 }
 
 static void add_enable(GPtrArray *calls)
 {
-    add(calls, "SET_VRING_ENABLE index=2 num=1");
     add(calls, "SET_VRING_ENABLE index=0 num=1");
     add(calls, "SET_VRING_ENABLE index=1 num=1");
+    add(calls, "SET_VRING_ENABLE index=2 num=1");
 }
 
 static void add_doorbells(GPtrArray *calls, const Kind *kind)
 {
     const char *result = strstr(kind->soft, "doorbell") ? "" : " -> 524";
 
-    add(calls, "MMAP len=4096 offset=8192%s", result);
     add(calls, "MMAP len=4096 offset=0%s", result);
     add(calls, "MMAP len=4096 offset=4096%s", result);
+    add(calls, "MMAP len=4096 offset=8192%s", result);
 }
 
 /**
@@ -809,6 +831,657 @@ static void test_sequence(const void *opaque)
     end(t);
 }
 
+/* --- Suspend, resume, reset: nothing is lost --- */
+
+/* Frames that the driver sent, or that it wants to receive */
+typedef struct Batch {
+    unsigned count;
+    uint8_t *frame[8];
+    size_t size[8];
+    uint64_t addr[8];
+    uint32_t head[8];
+} Batch;
+
+static void batch_init(Batch *b, unsigned count, unsigned seed)
+{
+    unsigned i;
+
+    b->count = count;
+    for (i = 0; i < count; i++) {
+        b->size[i] = 80 + 50 * i;
+        b->frame[i] = g_malloc(b->size[i]);
+        make_frame(b->frame[i], b->size[i], seed + i);
+    }
+}
+
+static void batch_offer_tx(Nic *nic, Batch *b, unsigned pair)
+{
+    QVirtQueue *vq = nic_tx(nic, pair);
+    unsigned i;
+
+    for (i = 0; i < b->count; i++) {
+        b->addr[i] = new_buffer(nic, b->frame[i], b->size[i]);
+        b->head[i] = qvirtqueue_add(nic->t->qts, vq, b->addr[i],
+                                    HEADER_SIZE + b->size[i], false, false);
+        nic_offer(nic, vq, b->head[i]);
+    }
+}
+
+static void batch_offer_rx(Nic *nic, Batch *b, unsigned pair)
+{
+    QVirtQueue *vq = nic_rx(nic, pair);
+    unsigned i;
+
+    for (i = 0; i < b->count; i++) {
+        b->addr[i] = new_buffer(nic, NULL, b->size[i]);
+        b->head[i] = qvirtqueue_add(nic->t->qts, vq, b->addr[i],
+                                    HEADER_SIZE + b->size[i], true, false);
+        nic_offer(nic, vq, b->head[i]);
+    }
+}
+
+/* All buffers come back, in order, with @bytes(i) written to each */
+static void batch_take(Nic *nic, Batch *b, QVirtQueue *vq, bool received)
+{
+    QTestState *qts = nic->t->qts;
+    int64_t end = g_get_monotonic_time() + DEADLINE_US;
+    unsigned i;
+
+    for (i = 0; i < b->count; i++) {
+        uint32_t head, len;
+
+        while (!qvirtqueue_get_buf(qts, vq, &head, &len)) {
+            g_assert_cmpint(g_get_monotonic_time(), <, end);
+        }
+        g_assert_cmpuint(head, ==, b->head[i]);
+        g_assert_cmpuint(len, ==, received ? HEADER_SIZE + b->size[i] : 0);
+        if (received) {
+            assert_mem(nic->t, b->addr[i] + HEADER_SIZE, b->frame[i],
+                       b->size[i]);
+        }
+        guest_free(&nic->t->alloc, b->addr[i]);
+        g_free(b->frame[i]);
+    }
+    qvirtqueue_reset_pool(vq);
+}
+
+/* What waits in the rings while the guest stands still happens afterwards */
+static void test_stop_pending(const void *opaque)
+{
+    Test *t = start(opaque);
+    Nic *nic = start_nic(t, 0);
+    Batch tx, rx;
+    unsigned i;
+
+    check_data(nic, 1);
+    batch_init(&tx, 5, 10);
+    batch_init(&rx, 5, 20);
+    vdpa_soft_do(t->soft, "capture on");
+    vdpa_soft_do(t->soft, "pause");
+    batch_offer_tx(nic, &tx, 0);
+    batch_offer_rx(nic, &rx, 0);
+    stop_guest(t);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "captured"), ==, 0);
+    vdpa_soft_do(t->soft, "unpause");
+    continue_guest(t);
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_captured(t, tx.count, tx.frame, tx.size);
+    batch_take(nic, &tx, nic_tx(nic, 0), false);
+    for (i = 0; i < rx.count; i++) {
+        g_autofree char *hex = to_hex(rx.frame[i], rx.size[i]);
+
+        vdpa_soft_do(t->soft, "inject %s vq=0", hex);
+    }
+    batch_take(nic, &rx, nic_rx(nic, 0), true);
+    check_data(nic, 3);
+    if (nic_has(nic, VIRTIO_NET_F_CTRL_MAC_ADDR)) {
+        /* Some devices forget this queue when they are suspended */
+        g_assert_cmpuint(nic_control(nic, VIRTIO_NET_CTRL_MAC,
+                                     VIRTIO_NET_CTRL_MAC_ADDR_SET,
+                                     "\x52\x54\0\1\2\3", 6), ==,
+                         VIRTIO_NET_OK);
+    }
+    nic_free(nic);
+    end(t);
+}
+
+static void wait_needs_reset(Nic *nic)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+
+    while (!(nic_status(nic) & VIRTIO_CONFIG_S_NEEDS_RESET)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+    }
+    /* A driver that does not read the status all the time is told as well */
+    qvirtio_wait_config_isr(nic->vdev, DEADLINE_US);
+}
+
+/* QEMU is well, and the guest can have its device back */
+static void check_recovery(Nic *nic)
+{
+    QDict *status;
+
+    status = qtest_qmp_assert_success_ref(nic->t->qts,
+                                          "{ 'execute': 'query-status' }");
+    g_assert_cmpstr(qdict_get_str(status, "status"), ==, "running");
+    qobject_unref(status);
+    nic_start(nic, 0);
+    check_data(nic, 90);
+}
+
+/* A device that can only begin at index 0 cannot go on elsewhere */
+static void test_stop_only_from_start(void)
+{
+    Test *t = start("--like vp_vdpa --map any");
+    Nic *nic = start_nic(t, 0);
+
+    check_data(nic, 1);
+    stop_guest(t);
+    continue_guest(t);
+    wait_needs_reset(nic);
+    take_error(t, "'" NODE "'.*SET_VRING_BASE.*only start rings from the "
+               "beginning");
+    check_recovery(nic);
+    nic_free(nic);
+    end(t);
+}
+
+/* The user takes QEMU's side of the link down, and up again */
+static void test_set_link(void)
+{
+    static const unsigned after_1[3] = { 1, 1, 0 };
+    const Kind *kind = &kinds[0];
+    Test *t = start("");
+    Nic *nic = start_nic(t, 0);
+
+    check_data(nic, 1);
+    vdpa_soft_skip(t->soft);
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'set_link', 'arguments':"
+                             "  { 'name': 'nic0', 'up': false } }");
+    assert_calls(t, "link down", expect_stop(kind, after_1, false));
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'set_link', 'arguments':"
+                             "  { 'name': 'nic0', 'up': true } }");
+    assert_calls(t, "link up", expect_resume(kind));
+    check_data(nic, 3);
+    nic_free(nic);
+    end(t);
+}
+
+/* The device itself says that it needs a reset */
+static void test_device_needs_reset(void)
+{
+    Test *t = start("");
+    Nic *nic = start_nic(t, 0);
+
+    check_data(nic, 1);
+    vdpa_soft_do(t->soft, "needs-reset");
+    qvirtio_wait_config_isr(nic->vdev, DEADLINE_US);
+    check_recovery(nic);
+    nic_free(nic);
+    end(t);
+}
+
+/* Nothing but the rings is set up anew, ten times over */
+static void test_reload(void)
+{
+    Test *t = start("");
+    Nic *nic = start_nic(t, 0);
+    uint64_t mappings = vdpa_soft_number(t->soft, "mappings");
+    uint64_t messages = vdpa_soft_number(t->soft, "messages");
+    uint64_t first = 0;
+    int i;
+
+    for (i = 0; i < 10; i++) {
+        uint64_t ioctls = vdpa_soft_number(t->soft, "ioctls");
+
+        nic_start(nic, 0);
+        ioctls = vdpa_soft_number(t->soft, "ioctls") - ioctls;
+        first = first ?: ioctls;
+        g_assert_cmpuint(ioctls, ==, first);
+        check_data(nic, i);
+    }
+    g_assert_cmpuint(first, <=, 50);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "mappings"), ==, mappings);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "messages"), ==, messages);
+    nic_free(nic);
+    end(t);
+}
+
+/* A reset of a device that is not in use tells it nothing */
+static void test_idle_reset(void)
+{
+    Test *t = start("");
+    Nic *nic = nic_new(t, NIC_SLOT);
+
+    vdpa_soft_skip(t->soft);
+    qtest_system_reset(t->qts);
+    stop_guest(t);
+    continue_guest(t);
+    assert_no_calls(t, "resets of an idle device");
+    nic_free(nic);
+    end(t);
+}
+
+/* --- Memory --- */
+
+/** struct Range - a range of guest memory, both ends inclusive */
+typedef struct Range64 {
+    uint64_t first;
+    uint64_t last;
+    unsigned perm;
+} Range64;
+
+static int range_compare(gconstpointer a, gconstpointer b)
+{
+    const Range64 *x = a, *y = b;
+
+    return x->first < y->first ? -1 : x->first > y->first;
+}
+
+static GArray *ranges_new(void)
+{
+    return g_array_new(false, false, sizeof(Range64));
+}
+
+/* Sort, and make one of those that touch */
+static void ranges_merge(GArray *ranges)
+{
+    unsigned i;
+
+    g_array_sort(ranges, range_compare);
+    for (i = 1; i < ranges->len;) {
+        Range64 *a = &g_array_index(ranges, Range64, i - 1);
+        Range64 *b = &g_array_index(ranges, Range64, i);
+
+        if (a->last + 1 == b->first && a->perm == b->perm) {
+            a->last = b->last;
+            g_array_remove_index(ranges, i);
+        } else {
+            g_assert_cmphex(a->last, <, b->first);
+            i++;
+        }
+    }
+}
+
+/* What the guest has: the flat view that QEMU's CPUs use */
+static GArray *guest_ranges(Test *t)
+{
+    g_autofree char *text = qtest_hmp(t->qts, "info mtree -f");
+    g_auto(GStrv) lines = g_strsplit(text, "\r\n", -1);
+    GArray *ranges = ranges_new();
+    bool wanted = false;
+    int i;
+
+    for (i = 0; lines[i]; i++) {
+        Range64 r;
+        char kind[8];
+        int prio;
+
+        if (g_str_has_prefix(lines[i], "FlatView")) {
+            wanted = false;
+        } else if (g_str_has_prefix(lines[i], " AS \"memory\"")) {
+            wanted = true;
+        } else if (wanted &&
+                   sscanf(lines[i], " %" SCNx64 "-%" SCNx64
+                          " (prio %d, %7[^)])", &r.first, &r.last, &prio,
+                          kind) == 4) {
+            if (strcmp(kind, "ram") && strcmp(kind, "rom") &&
+                strcmp(kind, "romd")) {
+                continue;
+            }
+            r.perm = strcmp(kind, "ram") ? 1 : 3;
+            g_array_append_val(ranges, r);
+        }
+    }
+    g_assert_cmpuint(ranges->len, >, 0);
+    ranges_merge(ranges);
+    return ranges;
+}
+
+static GArray *device_ranges(Test *t)
+{
+    QDict *reply = vdpa_soft_request(t->soft, "mappings");
+    GArray *ranges = ranges_new();
+    const QListEntry *e;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(reply, "entries"), e) {
+        QDict *entry = qobject_to(QDict, qlist_entry_obj(e));
+        Range64 r = {
+            .first = qdict_get_int(entry, "first"),
+            .last = qdict_get_int(entry, "last"),
+            .perm = qdict_get_int(entry, "perm"),
+        };
+
+        g_array_append_val(ranges, r);
+    }
+    qobject_unref(reply);
+    ranges_merge(ranges);
+    return ranges;
+}
+
+/* The device has exactly the guest's memory.  It has to be --map any. */
+static void assert_memory_mapped(Test *t)
+{
+    g_autoptr(GArray) guest = guest_ranges(t);
+    g_autoptr(GArray) device = device_ranges(t);
+    unsigned i;
+
+    for (i = 0; i < MIN(guest->len, device->len); i++) {
+        Range64 *g = &g_array_index(guest, Range64, i);
+        Range64 *d = &g_array_index(device, Range64, i);
+
+        g_assert_cmphex(d->first, ==, g->first);
+        g_assert_cmphex(d->last, ==, g->last);
+        g_assert_cmpuint(d->perm, ==, g->perm);
+    }
+    g_assert_cmpuint(device->len, ==, guest->len);
+}
+
+/* Make 0xf0000 to 0xfffff (PAM 0) RAM, or ROM again */
+static void set_pam(Test *t, uint8_t value)
+{
+    QPCIDevice *host = qpci_device_find(t->bus, 0);
+
+    qpci_config_writeb(host, 0x59, value);
+    g_free(host);
+}
+
+/* Only a few messages, and none about what is above 1 MiB */
+static void assert_small_change(Test *t)
+{
+    g_autoptr(GPtrArray) calls = vdpa_soft_messages(t->soft);
+    unsigned i;
+
+    g_assert_cmpuint(calls->len, <=, 10);
+    for (i = 0; i < calls->len; i++) {
+        uint64_t iova, size;
+
+        if (sscanf(calls->pdata[i], "IOTLB_%*[A-Z] asid=0 iova=0x%" SCNx64
+                   " size=0x%" SCNx64, &iova, &size) == 2) {
+            g_assert_cmphex(iova + size, <=, MiB);
+        }
+    }
+}
+
+static void test_memory_map(void)
+{
+    Test *t = start("--map any");
+    Nic *nic;
+
+    assert_memory_mapped(t);
+    vdpa_soft_skip(t->soft);
+    set_pam(t, 0x30);
+    assert_small_change(t);
+    nic = start_nic(t, 0);
+    assert_memory_mapped(t);
+    check_data(nic, 1);
+
+    vdpa_soft_skip(t->soft);
+    set_pam(t, 0);
+    assert_memory_mapped(t);
+    assert_small_change(t);
+    check_data(nic, 3);
+    vdpa_soft_skip(t->soft);
+    set_pam(t, 0);
+    assert_no_calls(t, "a change to what is there already");
+    nic_free(nic);
+    end(t);
+}
+
+/* The same strings in both, whatever the order; @prefix is left out */
+static void assert_same_ranges(GPtrArray *a, const char *prefix_a,
+                               GPtrArray *b, const char *prefix_b)
+{
+    g_autoptr(GHashTable) set = g_hash_table_new_full(g_str_hash,
+                                                      g_str_equal, g_free,
+                                                      NULL);
+    unsigned i;
+
+    for (i = 0; i < a->len; i++) {
+        g_auto(GStrv) words = g_strsplit(a->pdata[i], " perm", 2);
+
+        if (g_str_has_prefix(a->pdata[i], prefix_a)) {
+            g_hash_table_add(set, g_strdup(words[0] + strlen(prefix_a)));
+        }
+    }
+    g_assert_cmpuint(g_hash_table_size(set), >, 0);
+    for (i = 0; i < b->len; i++) {
+        g_auto(GStrv) words = g_strsplit(b->pdata[i], " perm", 2);
+
+        if (g_str_has_prefix(b->pdata[i], prefix_b) &&
+            !g_hash_table_remove(set, words[0] + strlen(prefix_b))) {
+            vdpa_soft_fail("'%s' is not expected", (char *)b->pdata[i]);
+        }
+    }
+    g_assert_cmpuint(g_hash_table_size(set), ==, 0);
+}
+
+/* What was mapped is what is withdrawn, and what is mapped again */
+static void test_reset_ranges(void)
+{
+    g_autoptr(GPtrArray) before = NULL, gone = NULL, after = NULL;
+    Test *t = start("--map any --persist off");
+    Nic *nic;
+
+    before = vdpa_soft_messages(t->soft);
+    nic = start_nic(t, 0);
+    vdpa_soft_skip(t->soft);
+    qvirtio_reset(nic->vdev);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "mappings"), ==, 0);
+    gone = vdpa_soft_messages(t->soft);
+    assert_same_ranges(before, "IOTLB_UPDATE", gone, "IOTLB_INVALIDATE");
+    nic_start(nic, 0);
+    after = vdpa_soft_messages(t->soft);
+    assert_same_ranges(before, "IOTLB_UPDATE", after, "IOTLB_UPDATE");
+    assert_memory_mapped(t);
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+}
+
+static void add_dimm(Test *t, unsigned size_mb)
+{
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'object-add',"
+                             "  'arguments': {"
+                             "    'qom-type': 'memory-backend-memfd',"
+                             "    'id': 'mem1', 'share': true,"
+                             "    'size': %" PRIu64 " } }",
+                             (uint64_t)size_mb * MiB);
+    qtest_qmp_device_add(t->qts, "pc-dimm", "dimm1", "{ 'memdev': 'mem1' }");
+}
+
+/* The guest's part of taking a DIMM out: ACPI's memory hotplug registers */
+static void remove_dimm(Test *t)
+{
+    qtest_qmp_device_del_send(t->qts, "dimm1");
+    qtest_outl(t->qts, 0xa00, 0);
+    qtest_outb(t->qts, 0xa14, 1 << 3);
+    qtest_qmp_eventwait(t->qts, "DEVICE_DELETED");
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'object-del',"
+                             "  'arguments': { 'id': 'mem1' } }");
+}
+
+static void test_hotplug_memory(void)
+{
+    const char *base = "0x100000000", *size = "0x4000000";
+    Test *t = start("--map any");
+    Nic *nic = start_nic(t, 0);
+    g_autoptr(GPtrArray) calls = NULL;
+    QVirtQueue *vq = nic_tx(nic, 0);
+    GPtrArray *expected;
+    uint8_t *frame = g_malloc(200);
+    size_t frame_size = 200;
+    uint32_t head;
+
+    vdpa_soft_skip(t->soft);
+    add_dimm(t, 64);
+    expected = no_calls();
+    add(expected, "IOTLB_BATCH_BEGIN asid=0");
+    add(expected, "IOTLB_UPDATE asid=0 iova=%s size=%s perm=3", base, size);
+    add(expected, "IOTLB_BATCH_END asid=0");
+    calls = vdpa_soft_messages(t->soft);
+    vdpa_soft_assert_calls("a new DIMM", calls, expected);
+    g_ptr_array_unref(expected);
+    assert_memory_mapped(t);
+
+    /* The device reads from it */
+    make_frame(frame, frame_size, 1);
+    qtest_memset(t->qts, 4 * GiB, 0, HEADER_SIZE);
+    qtest_memwrite(t->qts, 4 * GiB + HEADER_SIZE, frame, frame_size);
+    vdpa_soft_do(t->soft, "capture on");
+    head = qvirtqueue_add(t->qts, vq, 4 * GiB, HEADER_SIZE + frame_size,
+                          false, false);
+    nic_offer(nic, vq, head);
+    nic_take(nic, vq, head);
+    assert_captured(t, 1, &frame, &frame_size);
+    qvirtqueue_reset_pool(vq);
+    g_free(frame);
+
+    remove_dimm(t);
+    expected = no_calls();
+    add(expected, "IOTLB_BATCH_BEGIN asid=0");
+    add(expected, "IOTLB_INVALIDATE asid=0 iova=%s size=%s", base, size);
+    add(expected, "IOTLB_BATCH_END asid=0");
+    g_ptr_array_unref(calls);
+    calls = vdpa_soft_messages(t->soft);
+    vdpa_soft_assert_calls("a DIMM less", calls, expected);
+    g_ptr_array_unref(expected);
+    assert_memory_mapped(t);
+    check_data(nic, 3);
+    nic_free(nic);
+    end(t);
+}
+
+/* A DIMM that is there before the guest uses the device */
+static void test_hotplug_memory_idle(void)
+{
+    Test *t = start("--map any");
+    Nic *nic;
+
+    add_dimm(t, 64);
+    nic = start_nic(t, 0);
+    assert_memory_mapped(t);
+    check_data(nic, 1);
+    qvirtio_reset(nic->vdev);
+    remove_dimm(t);
+    /* Memory that is gone must not stay pinned */
+    assert_memory_mapped(t);
+    nic_start(nic, 0);
+    assert_memory_mapped(t);
+    check_data(nic, 3);
+    nic_free(nic);
+    end(t);
+}
+
+/* A DIMM that the device cannot have: the guest is told, not corrupted */
+static void test_hotplug_memory_fails(void)
+{
+    Test *t = start("--map any");
+    Nic *nic = start_nic(t, 0);
+
+    vdpa_soft_do(t->soft, "fail IOTLB_UPDATE 1 EFAULT");
+    add_dimm(t, 64);
+    wait_needs_reset(nic);
+    take_error(t, "'" NODE "'.*0x100000000.*64 MiB|'" NODE
+               "'.*0x100000000.*0x103ffffff");
+    /* It works the second time */
+    check_recovery(nic);
+    assert_memory_mapped(t);
+    nic_free(nic);
+    end(t);
+}
+
+/* Lets a limit of the test, and with it of QEMU, be small for a while */
+static void set_memlock(struct rlimit *old, uint64_t bytes)
+{
+    struct rlimit limit;
+
+    g_assert_cmpint(getrlimit(RLIMIT_MEMLOCK, old), ==, 0);
+    limit = *old;
+    limit.rlim_cur = bytes;
+    g_assert_cmpint(setrlimit(RLIMIT_MEMLOCK, &limit), ==, 0);
+}
+
+/* Pinned memory, and a DIMM beyond RLIMIT_MEMLOCK */
+static void test_memlock(void)
+{
+    struct rlimit old;
+    Nic *nic;
+    Test *t;
+
+    /* A user has 8 MiB to begin with */
+    set_memlock(&old, 8 * MiB);
+    t = start_qemu("--map pa", "-m 4M -object memory-backend-memfd,id=small,"
+                   "size=4M,share=on -M memory-backend=small "
+                   NETDEV_OPTION NIC_OPTION);
+    setrlimit(RLIMIT_MEMLOCK, &old);
+    nic = start_nic(t, 0);
+    check_data(nic, 1);
+    assert_memory_mapped(t);
+    add_dimm(t, 64);
+    wait_needs_reset(nic);
+    take_error(t, "'" NODE "'.*RLIMIT_MEMLOCK is 8388608 bytes.*7[0-9]{7} "
+               "bytes");
+    /* Without it, all is well again */
+    remove_dimm(t);
+    check_recovery(nic);
+    assert_memory_mapped(t);
+    nic_free(nic);
+    end(t);
+}
+
+/* Memory that such a device silently leaves out */
+static void test_private_memory(void)
+{
+    VdpaSoft *soft = vdpa_soft_new();
+    g_auto(GStrv) lines = NULL;
+
+    g_assert_cmpint(vdpa_soft_run(soft, "", "", "-M pc -m 64M -nodefaults "
+                                  NETDEV_OPTION NIC_OPTION), ==, 0);
+    lines = vdpa_soft_error_lines(soft);
+    g_assert_cmpuint(g_strv_length(lines), ==, 1);
+    g_assert_true(g_regex_match_simple("warning: vhost-vdpa device '" NODE
+                                       "': 6[34] MiB .*memory-backend-memfd,"
+                                       "share=on", lines[0], 0, 0));
+    vdpa_soft_free(soft);
+}
+
+/* A virtual IOMMU between device and memory is another matter */
+static void test_viommu(void)
+{
+    Test *t = start_qemu("", "-M q35 -device intel-iommu " NETDEV_OPTION
+                         NIC_OPTION ",disable-legacy=on,iommu_platform=on");
+    Nic *nic = nic_new(t, NIC_SLOT);
+
+    nic_prepare(nic, 0);
+    g_assert_true(nic_has(nic, VIRTIO_F_ACCESS_PLATFORM));
+    nic_set_driver_ok(nic);
+    wait_needs_reset(nic);
+    take_error(t, "'" NODE "'.*virtual IOMMU.*iommu_platform=off");
+    nic_free(nic);
+    end(t);
+
+    t = start_qemu("", "-M q35 -device intel-iommu " NETDEV_OPTION
+                   NIC_OPTION ",disable-legacy=on,iommu_platform=off");
+    nic = start_nic(t, 0);
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+}
+
+/* What the guest may be told to do even if there is no virtual IOMMU */
+static void test_access_platform(void)
+{
+    Test *t = start_qemu("", NETDEV_OPTION NIC_OPTION
+                         ",disable-legacy=on,iommu_platform=on");
+    Nic *nic = start_nic(t, 0);
+
+    g_assert_true(nic_has(nic, VIRTIO_F_ACCESS_PLATFORM));
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+}
+
 /* --- Data --- */
 
 static void test_data_both_ways(void)
@@ -827,6 +1500,1425 @@ static void test_data_both_ways(void)
     end(t);
 }
 
+/* A driver that takes the ring size that it is offered */
+static void test_data_ring_size(void)
+{
+    Test *t = start("");
+    Nic *nic = nic_new(t, NIC_SLOT);
+
+    nic->ring_size = 0;
+    nic_start(nic, 0);
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+}
+
+/* A larger one than the device claims to have works on some, with a warning */
+static void test_data_ring_size_too_large(void)
+{
+    Test *t = start("--vq-num 32");
+    Nic *nic = start_nic(t, 0);
+
+    take_error(t, "warning: vhost-vdpa device '" NODE "'.*64 entries.*32.*"
+               "rx_queue_size");
+    check_data(nic, 1);
+    /* Said once, not at each start */
+    nic_start(nic, 0);
+    check_data(nic, 3);
+    nic_free(nic);
+    end(t);
+}
+
+static void test_data_loopback(void)
+{
+    Test *t = start("--wire loopback");
+    Nic *nic = start_nic(t, 0);
+    Batch tx, rx;
+
+    batch_init(&rx, 5, 1);
+    batch_init(&tx, 5, 1);
+    batch_offer_rx(nic, &rx, 0);
+    batch_offer_tx(nic, &tx, 0);
+    batch_take(nic, &tx, nic_tx(nic, 0), false);
+    batch_take(nic, &rx, nic_rx(nic, 0), true);
+    nic_free(nic);
+    end(t);
+}
+
+/* Two devices at once, joined by a wire: what one sends, the other gets */
+static void test_data_two_devices(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("vhost-vdpa-test-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "wire", NULL);
+    g_autofree char *soft =
+        g_strdup_printf("--wire unix-listen:%s --node --wire unix:%s", path,
+                        path);
+    Test *t = start_qemu(soft, NETDEV_OPTION NIC_OPTION " -netdev vhost-vdpa,"
+                         "id=net1,vhostdev=/dev/vhost-vdpa-1 -device "
+                         "virtio-net-pci,netdev=net1,addr=5,romfile=");
+    Nic *nic = start_nic(t, 0), *other = nic_new(t, NIC_SLOT + 1);
+    QVirtQueue *vq;
+    int i;
+
+    nic_start(other, 0);
+    vdpa_soft_do(t->soft, "wait status == 15 %d node=1",
+                 VDPA_SOFT_DEADLINE_MS);
+    for (i = 0; i < 2; i++) {
+        Nic *from = i ? nic : other, *to = i ? other : nic;
+        Batch tx, rx;
+
+        batch_init(&rx, 4, i);
+        batch_init(&tx, 4, i);
+        batch_offer_rx(to, &rx, 0);
+        batch_offer_tx(from, &tx, 0);
+        vq = nic_tx(from, 0);
+        batch_take(from, &tx, vq, false);
+        vq = nic_rx(to, 0);
+        batch_take(to, &rx, vq, true);
+    }
+    nic_free(nic);
+    nic_free(other);
+    end(t);
+    g_unlink(path);
+    g_rmdir(dir);
+}
+
+/* Header and frame apart, behind one indirect descriptor */
+static void test_data_indirect(void)
+{
+    Test *t = start("");
+    Nic *nic = start_nic(t, BIT64(VIRTIO_RING_F_INDIRECT_DESC));
+    QVirtQueue *vq = nic_tx(nic, 0);
+    size_t size = 500;
+    g_autofree uint8_t *frame = g_malloc(size);
+    QVRingIndirectDesc *table;
+    uint64_t addr;
+    uint32_t head;
+
+    make_frame(frame, size, 1);
+    vdpa_soft_do(t->soft, "capture on");
+    addr = new_buffer(nic, frame, size);
+    table = qvring_indirect_desc_setup(t->qts, nic->vdev, &t->alloc, 3);
+    qvring_indirect_desc_add(nic->vdev, t->qts, table, addr, HEADER_SIZE,
+                             false);
+    qvring_indirect_desc_add(nic->vdev, t->qts, table, addr + HEADER_SIZE,
+                             100, false);
+    qvring_indirect_desc_add(nic->vdev, t->qts, table,
+                             addr + HEADER_SIZE + 100, size - 100, false);
+    head = qvirtqueue_add_indirect(t->qts, vq, table);
+    nic_offer(nic, vq, head);
+    nic_take(nic, vq, head);
+    assert_captured(t, 1, &frame, &size);
+    g_free(table);
+    nic_free(nic);
+    end(t);
+}
+
+/* Notifications both ways are left out, until they are wanted */
+static void test_data_event_index(void)
+{
+    Test *t = start("");
+    Nic *nic = start_nic(t, BIT64(VIRTIO_RING_F_EVENT_IDX));
+    QVirtQueue *vq = nic_tx(nic, 0);
+    Batch tx;
+    int i;
+
+    for (i = 0; i < 2 * RING_SIZE; i++) {
+        check_data(nic, i);
+    }
+    /* An interrupt for the fifth buffer from here */
+    batch_init(&tx, 5, 1);
+    for (i = 0; i < tx.count; i++) {
+        uint64_t calls = vdpa_soft_number(t->soft, "vq.1.calls");
+        g_autofree char *condition =
+            g_strdup_printf("vq.1.used-idx == %u", 2 * RING_SIZE + i + 1);
+
+        tx.addr[i] = new_buffer(nic, tx.frame[i], tx.size[i]);
+        tx.head[i] = qvirtqueue_add(t->qts, vq, tx.addr[i],
+                                    HEADER_SIZE + tx.size[i], false, false);
+        qvirtqueue_set_used_event(t->qts, vq, 2 * RING_SIZE + 4);
+        qvirtqueue_kick(t->qts, nic->vdev, vq, tx.head[i]);
+        vdpa_soft_wait(t->soft, condition);
+        g_assert_cmpuint(vdpa_soft_number(t->soft, "vq.1.calls"), ==,
+                         calls + (i == 4));
+    }
+    qvirtio_wait_queue_isr(t->qts, nic->vdev, vq, DEADLINE_US);
+    batch_take(nic, &tx, vq, false);
+    nic_free(nic);
+    end(t);
+}
+
+/* A frame that fills several buffers */
+static void test_data_mergeable(void)
+{
+    enum { BUFFER = 200, BUFFERS = 4, FRAME = 3 * BUFFER + 20 };
+    Test *t = start("");
+    Nic *nic = start_nic(t, BIT64(VIRTIO_NET_F_MRG_RXBUF));
+    QVirtQueue *vq = nic_rx(nic, 0);
+    g_autofree uint8_t *frame = g_malloc(FRAME);
+    g_autofree char *hex = NULL;
+    uint64_t addr = guest_alloc(&t->alloc, BUFFERS * BUFFER);
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    uint32_t head, len;
+    int i;
+
+    make_frame(frame, FRAME, 1);
+    hex = to_hex(frame, FRAME);
+    for (i = 0; i < BUFFERS; i++) {
+        head = qvirtqueue_add(t->qts, vq, addr + i * BUFFER, BUFFER, true,
+                              false);
+        g_assert_cmpuint(head, ==, i);
+        nic_offer(nic, vq, head);
+    }
+    vdpa_soft_do(t->soft, "inject %s vq=0", hex);
+    qvirtio_wait_queue_isr(t->qts, nic->vdev, vq, DEADLINE_US);
+    for (i = 0; i < BUFFERS; i++) {
+        while (!qvirtqueue_get_buf(t->qts, vq, &head, &len)) {
+            g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        }
+        g_assert_cmpuint(head, ==, i);
+        g_assert_cmpuint(len, ==, MIN(BUFFER, HEADER_SIZE + FRAME -
+                                      i * BUFFER));
+    }
+    assert_header(nic, addr, BUFFERS);
+    assert_mem(t, addr + HEADER_SIZE, frame, FRAME);
+    nic_free(nic);
+    end(t);
+}
+
+/* Without MSI-X: one interrupt line, and a register that says what for */
+static void test_data_intx(void)
+{
+    Test *t = start_qemu("", NETDEV_OPTION NIC_OPTION ",vectors=0");
+    Nic *nic = nic_new_intx(t, NIC_SLOT);
+
+    nic_start(nic, 0);
+    check_data(nic, 1);
+    vdpa_soft_do(t->soft, "link down");
+    qvirtio_wait_config_isr(nic->vdev, DEADLINE_US);
+    nic_free(nic);
+    end(t);
+}
+
+/* --- Queue pairs and the control queue --- */
+
+static uint8_t set_pairs(Nic *nic, unsigned pairs)
+{
+    uint16_t le_pairs = cpu_to_le16(pairs);
+
+    return nic_control(nic, VIRTIO_NET_CTRL_MQ,
+                       VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, &le_pairs,
+                       sizeof(le_pairs));
+}
+
+static void test_multiqueue(void)
+{
+    /* The guest gets fewer pairs than the device has */
+    Test *t = start_qemu("--queues 4", "-netdev vhost-vdpa,id=net0,queues=3,"
+                         "vhostdev=" NODE " " NIC_OPTION ",mq=on,vectors=8");
+    g_autoptr(GPtrArray) calls = NULL;
+    Nic *nic;
+    unsigned i;
+
+    vdpa_soft_skip(t->soft);
+    nic = start_nic(t, BIT64(VIRTIO_NET_F_MQ));
+    g_assert_cmpuint(nic_pairs(nic), ==, 3);
+    calls = vdpa_soft_calls(t->soft);
+    /* The control queue is the device's last */
+    for (i = 0; i <= 8; i++) {
+        unsigned expected = i < 6 || i == 8;
+        g_autofree char *num = g_strdup_printf("SET_VRING_NUM index=%u ", i);
+        g_autofree char *enable = g_strdup_printf("SET_VRING_ENABLE index=%u "
+                                                  "num=1", i);
+
+        g_assert_cmpuint(count_calls(calls, num), ==, expected);
+        g_assert_cmpuint(count_calls(calls, enable), ==, expected);
+    }
+    check_data(nic, 1);
+    g_assert_cmpuint(set_pairs(nic, 3), ==, VIRTIO_NET_OK);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "active-pairs"), ==, 3);
+    for (i = 0; i < 3; i++) {
+        check_tx(nic, i, 100, i);
+        check_rx(nic, i, 200, i);
+        /* Each used its own rings */
+        g_assert_cmpuint(qtest_readw(t->qts, nic_tx(nic, i)->used + 2), ==,
+                         i ? 1 : 2);
+    }
+    g_assert_cmpuint(set_pairs(nic, 1), ==, VIRTIO_NET_OK);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "active-pairs"), ==, 1);
+    check_data(nic, 3);
+
+    stop_guest(t);
+    continue_guest(t);
+    check_data(nic, 5);
+    g_assert_cmpuint(set_pairs(nic, 2), ==, VIRTIO_NET_OK);
+    check_tx(nic, 1, 100, 7);
+    check_rx(nic, 1, 200, 7);
+
+    /* A driver without MQ, whose control queue has another index */
+    g_ptr_array_unref(calls);
+    vdpa_soft_skip(t->soft);
+    nic_start(nic, 0);
+    calls = vdpa_soft_calls(t->soft);
+    g_assert_cmpuint(count_calls(calls, "SET_VRING_ENABLE"), ==, 3);
+    g_assert_cmpuint(count_calls(calls, "SET_VRING_ENABLE index=2 "), ==, 1);
+    check_data(nic, 9);
+    g_assert_cmpuint(nic_control(nic, VIRTIO_NET_CTRL_RX,
+                                 VIRTIO_NET_CTRL_RX_PROMISC, "\1", 1), ==,
+                     VIRTIO_NET_OK);
+    nic_free(nic);
+    end(t);
+}
+
+/* As many pairs as there are, unless told otherwise */
+static void test_multiqueue_all(void)
+{
+    Test *t = start_qemu("--queues 4 --wire loopback", NETDEV_OPTION
+                         NIC_OPTION ",mq=on,vectors=10");
+    Nic *nic = start_nic(t, BIT64(VIRTIO_NET_F_MQ));
+    unsigned i;
+
+    g_assert_cmpuint(nic_pairs(nic), ==, 4);
+    g_assert_cmpuint(set_pairs(nic, 4), ==, VIRTIO_NET_OK);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "active-pairs"), ==, 4);
+    for (i = 0; i < 4; i++) {
+        Batch tx, rx;
+
+        batch_init(&rx, 3, i);
+        batch_init(&tx, 3, i);
+        batch_offer_rx(nic, &rx, i);
+        batch_offer_tx(nic, &tx, i);
+        batch_take(nic, &tx, nic_tx(nic, i), false);
+        batch_take(nic, &rx, nic_rx(nic, i), true);
+    }
+    nic_free(nic);
+    end(t);
+}
+
+static void test_control(void)
+{
+    static const uint8_t mac[6] = { 0x52, 0x54, 0, 0x77, 0x66, 0x55 };
+    uint16_t vlan = cpu_to_le16(5);
+    g_autofree char *text = NULL;
+    Test *t = start("");
+    Nic *nic = start_nic(t, 0);
+    QDict *stats;
+    int i;
+
+    g_assert_cmpuint(nic_control(nic, VIRTIO_NET_CTRL_MAC,
+                                 VIRTIO_NET_CTRL_MAC_ADDR_SET, mac,
+                                 sizeof(mac)), ==, VIRTIO_NET_OK);
+    text = vdpa_soft_text(t->soft, "mac");
+    g_assert_cmpstr(text, ==, "52:54:00:77:66:55");
+    /* The guest reads it back */
+    for (i = 0; i < sizeof(mac); i++) {
+        g_assert_cmphex(qvirtio_config_readb(nic->vdev, i), ==, mac[i]);
+    }
+    g_assert_cmpuint(nic_control(nic, VIRTIO_NET_CTRL_VLAN,
+                                 VIRTIO_NET_CTRL_VLAN_ADD, &vlan,
+                                 sizeof(vlan)), ==, VIRTIO_NET_OK);
+    stats = vdpa_soft_request(t->soft, "stats");
+    g_assert_cmpuint(qlist_size(qdict_get_qlist(stats, "vlans")), ==, 1);
+    qobject_unref(stats);
+    /* What the device refuses, the guest sees refused */
+    g_assert_cmpuint(nic_control(nic, 77, 1, "", 1), ==, VIRTIO_NET_ERR);
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+}
+
+/* --- Configuration space --- */
+
+#define CONFIG(field) offsetof(struct virtio_net_config, field)
+
+static void assert_mac(Nic *nic, const char *expected)
+{
+    GString *mac = g_string_new(NULL);
+    int i;
+
+    for (i = 0; i < 6; i++) {
+        g_string_append_printf(mac, "%s%02x", i ? ":" : "",
+                               qvirtio_config_readb(nic->vdev, i));
+    }
+    g_assert_cmpstr(mac->str, ==, expected);
+    g_string_free(mac, true);
+}
+
+/* Link and announce: the configuration changes, and the guest is told */
+static void check_config_interrupt(Nic *nic)
+{
+    VdpaSoft *soft = nic->t->soft;
+
+    g_assert_cmphex(qvirtio_config_readw(nic->vdev, CONFIG(status)), ==,
+                    VIRTIO_NET_S_LINK_UP);
+    vdpa_soft_do(soft, "link down");
+    qvirtio_wait_config_isr(nic->vdev, DEADLINE_US);
+    g_assert_cmphex(qvirtio_config_readw(nic->vdev, CONFIG(status)), ==, 0);
+    vdpa_soft_do(soft, "link up");
+    qvirtio_wait_config_isr(nic->vdev, DEADLINE_US);
+    g_assert_cmphex(qvirtio_config_readw(nic->vdev, CONFIG(status)), ==,
+                    VIRTIO_NET_S_LINK_UP);
+    vdpa_soft_do(soft, "announce");
+    qvirtio_wait_config_isr(nic->vdev, DEADLINE_US);
+    g_assert_cmphex(qvirtio_config_readw(nic->vdev, CONFIG(status)), ==,
+                    VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE);
+    g_assert_cmpuint(nic_control(nic, VIRTIO_NET_CTRL_ANNOUNCE,
+                                 VIRTIO_NET_CTRL_ANNOUNCE_ACK, "", 0), ==,
+                     VIRTIO_NET_OK);
+    g_assert_cmphex(qvirtio_config_readw(nic->vdev, CONFIG(status)), ==,
+                    VIRTIO_NET_S_LINK_UP);
+}
+
+static void test_config_interrupt(void)
+{
+    Test *t = start("");
+    Nic *nic = start_nic(t, 0);
+
+    check_config_interrupt(nic);
+    /* The interrupt outlives resets and stops */
+    nic_start(nic, 0);
+    check_config_interrupt(nic);
+    stop_guest(t);
+    continue_guest(t);
+    check_config_interrupt(nic);
+    qtest_system_reset(t->qts);
+    nic_free(nic);
+    nic = start_nic(t, 0);
+    check_config_interrupt(nic);
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+}
+
+/* A device that forgets the interrupt at each reset */
+static void test_config_interrupt_forgotten(void)
+{
+    Test *t = start("--like vduse");
+    Nic *nic = start_nic(t, 0);
+    int i;
+
+    for (i = 0; i < 3; i++) {
+        vdpa_soft_do(t->soft, "link down");
+        qvirtio_wait_config_isr(nic->vdev, DEADLINE_US);
+        g_assert_cmphex(qvirtio_config_readw(nic->vdev, CONFIG(status)), ==,
+                        0);
+        vdpa_soft_do(t->soft, "link up");
+        qvirtio_wait_config_isr(nic->vdev, DEADLINE_US);
+        stop_guest(t);
+        continue_guest(t);
+        nic_start(nic, 0);
+    }
+    nic_free(nic);
+    end(t);
+}
+
+/* The address given to QEMU, where the device takes it */
+static void test_config_mac(void)
+{
+    Test *t = start("--mac " DEVICE_MAC);
+    QDict *reply = vdpa_soft_request(t->soft, "transcript");
+    g_autofree char *mac = vdpa_soft_text(t->soft, "mac");
+    const QListEntry *e;
+    bool found = false;
+    Nic *nic;
+
+    g_assert_cmpstr(mac, ==, GUEST_MAC);
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(reply, "entries"), e) {
+        QDict *entry = qobject_to(QDict, qlist_entry_obj(e));
+
+        if (!strcmp(qdict_get_str(entry, "call"), "SET_CONFIG")) {
+            QDict *args = qdict_get_qdict(entry, "args");
+
+            g_assert_false(found);
+            g_assert_cmpuint(qdict_get_int(args, "off"), ==, 0);
+            g_assert_cmpstr(qdict_get_str(args, "data"), ==, "525400abcdef");
+            found = true;
+        }
+    }
+    g_assert_true(found);
+    qobject_unref(reply);
+    nic = start_nic(t, 0);
+    assert_mac(nic, GUEST_MAC);
+    nic_free(nic);
+    end(t);
+}
+
+/* The device's own, where it does not */
+static void test_config_mac_fixed(void)
+{
+    Test *t = start("--like mlx5 --map any --mac " DEVICE_MAC);
+    Nic *nic = start_nic(t, 0);
+
+    assert_mac(nic, DEVICE_MAC);
+    nic_free(nic);
+    end(t);
+}
+
+/* QEMU's, where there is none */
+static void test_config_mac_none(void)
+{
+    Test *t = start("--no-feature MAC --no-feature CTRL_MAC_ADDR");
+    Nic *nic = start_nic(t, 0);
+
+    assert_mac(nic, GUEST_MAC);
+    nic_free(nic);
+    end(t);
+}
+
+/* A device with less than the guest can see is never asked for more */
+static void test_config_bounds(void)
+{
+    Test *t = start("--config-size 6 --no-feature MTU --no-feature STATUS");
+    Nic *nic = start_nic(t, 0);
+    g_autoptr(GPtrArray) calls = NULL;
+    unsigned i;
+
+    /* QEMU has the last word on what the device does not have */
+    assert_mac(nic, GUEST_MAC);
+    g_assert_cmphex(qvirtio_config_readw(nic->vdev, CONFIG(status)), ==,
+                    VIRTIO_NET_S_LINK_UP);
+    t->soft->seq = 0;
+    calls = vdpa_soft_calls(t->soft);
+    g_assert_cmpuint(count_calls(calls, "GET_CONFIG off"), >, 0);
+    for (i = 0; i < calls->len; i++) {
+        unsigned off, len;
+
+        if (sscanf(calls->pdata[i], "%*cET_CONFIG off=%u len=%u", &off,
+                   &len) == 2) {
+            g_assert_cmpuint(off + len, <=, 6);
+        }
+    }
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+}
+
+static void test_config_mtu(void)
+{
+    Test *t = start_qemu("--mtu 9000", NETDEV_OPTION NIC_OPTION
+                         ",host_mtu=1400");
+    Nic *nic = start_nic(t, 0);
+
+    /* What the device says counts, if QEMU's user wants one at all */
+    g_assert_true(nic_has(nic, VIRTIO_NET_F_MTU));
+    g_assert_cmpuint(qvirtio_config_readw(nic->vdev, CONFIG(mtu)), ==, 9000);
+    nic_free(nic);
+    end(t);
+}
+
+/* --- Features --- */
+
+/* The guest is not offered what cannot be delivered */
+static void test_features_offered(void)
+{
+    static const unsigned device_only[] = {
+        VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_CTRL_VLAN,
+        VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_RING_F_EVENT_IDX,
+        VIRTIO_RING_F_INDIRECT_DESC, VIRTIO_NET_F_CTRL_RX,
+    };
+    uint64_t features;
+    Test *t;
+    Nic *nic;
+    int i;
+
+    t = start("--add-feature RING_RESET --add-feature NOTIFICATION_DATA "
+              "--add-feature SR_IOV");
+    nic = nic_new(t, NIC_SLOT);
+    features = qvirtio_get_features(nic->vdev);
+    g_assert_cmphex(features & (BIT64(VIRTIO_F_RING_RESET) |
+                                BIT64(VIRTIO_F_NOTIFICATION_DATA) |
+                                BIT64(VIRTIO_F_SR_IOV)), ==, 0);
+    for (i = 0; i < ARRAY_SIZE(device_only); i++) {
+        g_assert_cmphex(features & BIT64(device_only[i]), !=, 0);
+    }
+    nic_start(nic, 0);
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+
+    t = start("--no-feature MRG_RXBUF --no-feature CTRL_VLAN "
+              "--no-feature GUEST_ANNOUNCE --no-feature EVENT_IDX "
+              "--no-feature INDIRECT_DESC --no-feature CTRL_RX");
+    nic = nic_new(t, NIC_SLOT);
+    features = qvirtio_get_features(nic->vdev);
+    for (i = 0; i < ARRAY_SIZE(device_only); i++) {
+        g_assert_cmphex(features & BIT64(device_only[i]), ==, 0);
+    }
+    nic_start(nic, 0);
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+}
+
+/* A device without a control queue */
+static void test_features_no_control(void)
+{
+    Test *t = start("--no-feature CTRL_VQ --no-feature CTRL_RX "
+                    "--no-feature CTRL_VLAN --no-feature CTRL_MAC_ADDR "
+                    "--no-feature CTRL_RX_EXTRA --no-feature GUEST_ANNOUNCE");
+    Nic *nic = start_nic(t, 0);
+
+    g_assert_false(nic_has(nic, VIRTIO_NET_F_CTRL_VQ));
+    g_assert_cmpuint(nic->num_vqs, ==, 2);
+    check_data(nic, 1);
+    stop_guest(t);
+    continue_guest(t);
+    check_data(nic, 3);
+    nic_free(nic);
+    end(t);
+}
+
+static void test_features_refused(void)
+{
+    Test *t = start("--refuse-status 8");
+    Nic *nic = nic_new(t, NIC_SLOT);
+    g_autoptr(GPtrArray) calls = NULL;
+
+    nic_prepare(nic, 0);
+    vdpa_soft_skip(t->soft);
+    nic_set_driver_ok(nic);
+    wait_needs_reset(nic);
+    take_error(t, "'" NODE "'.*status 0x8 .*VIRTIO_NET_F_MAC.*"
+               "VIRTIO_F_VERSION_1|'" NODE "'.*status 0x8 .*"
+               "VIRTIO_F_VERSION_1.*VIRTIO_NET_F_MAC");
+    calls = vdpa_soft_calls(t->soft);
+    g_assert_cmpuint(count_calls(calls, "SET_VRING"), ==, 0);
+    g_assert_cmpstr(calls->pdata[calls->len - 1], ==,
+                    "SET_STATUS status=0x0");
+    nic_free(nic);
+    end(t);
+}
+
+static void test_driver_ok_refused(void)
+{
+    Test *t = start("--fail-driver-ok");
+    Nic *nic = nic_new(t, NIC_SLOT);
+
+    nic_prepare(nic, 0);
+    nic_set_driver_ok(nic);
+    wait_needs_reset(nic);
+    take_error(t, "'" NODE "'.*status 0x4 .*0x8b.*host's kernel log");
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "status"), ==, 0);
+    nic_free(nic);
+    end(t);
+}
+
+/* A driver from before virtio 1.0 */
+static void test_legacy_driver(void)
+{
+    Test *t = start_qemu("", NETDEV_OPTION NIC_OPTION
+                         ",disable-modern=off,disable-legacy=off");
+    QPCIAddress address = { .devfn = QPCI_DEVFN(NIC_SLOT, 0) };
+    QVirtioPCIDevice *pci = virtio_pci_new(t->bus, &address);
+    g_autoptr(GPtrArray) calls = NULL;
+    QPCIBar bar;
+
+    qpci_device_enable(pci->pdev);
+    bar = qpci_iomap(pci->pdev, 0, NULL);
+    g_assert_true(bar.is_io);
+    vdpa_soft_skip(t->soft);
+    qpci_io_writel(pci->pdev, bar, VIRTIO_PCI_GUEST_FEATURES, 0);
+    qpci_io_writeb(pci->pdev, bar, VIRTIO_PCI_STATUS,
+                   VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+                   VIRTIO_CONFIG_S_DRIVER_OK);
+    take_error(t, "'" NODE "'.*legacy");
+    calls = vdpa_soft_calls(t->soft);
+    g_assert_cmpuint(count_calls(calls, "SET_"), ==, 0);
+    g_free(pci->pdev);
+    g_free(pci);
+    end(t);
+}
+
+static void test_migration_blocked(void)
+{
+    Test *t = start("");
+    QDict *error;
+
+    error = qtest_qmp_assert_failure_ref(t->qts, "{ 'execute': 'migrate',"
+                                         "'arguments': {"
+                                         "'uri': 'exec:cat>/dev/null' } }");
+    g_assert_nonnull(strstr(qdict_get_str(error, "desc"), NODE));
+    g_assert_nonnull(strstr(qdict_get_str(error, "desc"),
+                            "shadow virtqueues"));
+    qobject_unref(error);
+    end(t);
+}
+
+/* --- Doorbells --- */
+
+static bool doorbell_mapped(Test *t)
+{
+    g_autofree char *text = qtest_hmp(t->qts, "info mtree -f");
+
+    return strstr(text, "vhost-vdpa-doorbell-1");
+}
+
+static void test_doorbell(void)
+{
+    Test *t = start_qemu("--doorbell on",
+                         NETDEV_OPTION NIC_OPTION ",page-per-vq=on");
+    Nic *nic = start_nic(t, 0);
+    int i;
+
+    g_assert_true(doorbell_mapped(t));
+    for (i = 0; i < 10; i++) {
+        check_data(nic, i);
+    }
+    stop_guest(t);
+    g_assert_false(doorbell_mapped(t));
+    continue_guest(t);
+    g_assert_true(doorbell_mapped(t));
+    check_data(nic, 20);
+    qvirtio_reset(nic->vdev);
+    g_assert_false(doorbell_mapped(t));
+    nic_start(nic, 0);
+    check_data(nic, 22);
+    nic_free(nic);
+    end(t);
+}
+
+/* Where the guest has no page for each queue, eventfds have to do */
+static void test_doorbell_unused(void)
+{
+    Test *t = start("--doorbell on");
+    Nic *nic = start_nic(t, 0);
+
+    g_assert_false(doorbell_mapped(t));
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+}
+
+/* --- Hotplug of the network card --- */
+
+static void add_netdev(Test *t)
+{
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'netdev_add',"
+                             "  'arguments': { 'type': 'vhost-vdpa',"
+                             "    'id': 'net0', 'vhostdev': '" NODE "' } }");
+}
+
+static void add_nic(Test *t)
+{
+    qtest_qmp_device_add(t->qts, "virtio-net-pci", "nic0",
+                         "{ 'netdev': 'net0', 'addr': '0x4', 'romfile': '',"
+                         "  'mac': '" GUEST_MAC "' }");
+}
+
+static void remove_nic(Test *t)
+{
+    qpci_unplug_acpi_device_test(t->qts, "nic0", NIC_SLOT);
+}
+
+static void remove_netdev(Test *t)
+{
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'netdev_del',"
+                             "  'arguments': { 'id': 'net0' } }");
+}
+
+static unsigned count_fds(Test *t)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd",
+                                            (int)qtest_pid(t->qts));
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    unsigned count = 0;
+
+    g_assert_nonnull(dir);
+    while (g_dir_read_name(dir)) {
+        count++;
+    }
+    return count;
+}
+
+static unsigned count_mappings(Test *t)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/maps",
+                                            (int)qtest_pid(t->qts));
+    g_autofree char *text = NULL;
+    unsigned count = 0;
+    const char *p;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    for (p = text; *p; p++) {
+        count += *p == '\n';
+    }
+    return count;
+}
+
+static uint64_t resident_kib(Test *t)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status",
+                                            (int)qtest_pid(t->qts));
+    g_autofree char *text = NULL;
+    uint64_t kib;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    g_assert_cmpint(sscanf(strstr(text, "RssAnon:"), "RssAnon: %" SCNu64,
+                           &kib), ==, 1);
+    return kib;
+}
+
+static void test_hotplug_many(void)
+{
+    enum { ROUNDS = 100, WARM = 10 };
+    Test *t = start_qemu("--doorbell on", "");
+    unsigned fds = 0, maps = 0;
+    int64_t deadline;
+    uint64_t kib = 0;
+    int i;
+
+    for (i = 0; i < ROUNDS; i++) {
+        add_netdev(t);
+        add_nic(t);
+        if (i % 10 == 9) {
+            /* Now and then with a guest that uses it until the end */
+            Nic *nic = start_nic(t, 0);
+
+            check_data(nic, i);
+            remove_nic(t);
+            nic_free_vqs(nic);
+            g_free(nic->pci->pdev);
+            g_free(nic->pci);
+            g_free(nic);
+        } else {
+            remove_nic(t);
+        }
+        remove_netdev(t);
+        vdpa_soft_wait(t->soft, "open == 0");
+        vdpa_soft_do(t->soft, "clear");
+        if (i == WARM) {
+            fds = count_fds(t);
+            maps = count_mappings(t);
+            kib = resident_kib(t);
+        }
+    }
+    g_assert_cmpuint(count_fds(t), ==, fds);
+    g_assert_cmpuint(count_mappings(t), <=, maps + 10);
+    /* RCU frees much of it, which takes its time after such a hurry */
+    deadline = g_get_monotonic_time() + DEADLINE_US;
+    while (resident_kib(t) > kib + 1024) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+    }
+    end(t);
+}
+
+/* The host's side goes first */
+static void test_hotplug_netdev_first(void)
+{
+    Test *t = start("");
+    Nic *nic = start_nic(t, 0);
+
+    check_data(nic, 1);
+    remove_netdev(t);
+    /* The card is still there, without a link */
+    g_assert_cmphex(qvirtio_config_readw(nic->vdev, CONFIG(status)) &
+                    VIRTIO_NET_S_LINK_UP, ==, 0);
+    qvirtio_reset(nic->vdev);
+    nic_prepare(nic, 0);
+    nic_set_driver_ok(nic);
+    nic_free(nic);
+    remove_nic(t);
+    vdpa_soft_wait(t->soft, "open == 0");
+    add_netdev(t);
+    add_nic(t);
+    nic = start_nic(t, 0);
+    check_data(nic, 3);
+    nic_free(nic);
+    end(t);
+}
+
+/* --- Ways to name the device --- */
+
+static void check_works(Test *t, uint64_t wanted, unsigned pairs)
+{
+    Nic *nic = start_nic(t, wanted);
+    unsigned i;
+
+    g_assert_cmpuint(nic_pairs(nic), ==, pairs);
+    if (pairs > 1) {
+        g_assert_cmpuint(set_pairs(nic, pairs), ==, VIRTIO_NET_OK);
+    }
+    for (i = 0; i < pairs; i++) {
+        check_tx(nic, i, 100, i);
+        check_rx(nic, i, 100, i);
+    }
+    nic_free(nic);
+}
+
+#define ADD_FD "-add-fd set=0,fd=33,opaque=net0-vdpa "
+#define SANDBOX "-sandbox on,obsolete=deny,elevateprivileges=deny," \
+    "spawn=deny,resourcecontrol=deny "
+
+static void test_fd_number(void)
+{
+    Test *t = start_qemu("--fd 33", "-netdev vhost-vdpa,id=net0,vhostfd=33 "
+                         NIC_OPTION);
+
+    check_works(t, 0, 1);
+    end(t);
+}
+
+static void test_fdset(void)
+{
+    Test *t = start_qemu("--fd 33", ADD_FD SANDBOX
+                         "-netdev '{\"type\":\"vhost-vdpa\","
+                         "\"vhostdev\":\"/dev/fdset/0\",\"id\":\"net0\"}' "
+                         NIC_OPTION);
+
+    check_works(t, 0, 1);
+    end(t);
+}
+
+static void test_fdset_queues(void)
+{
+    Test *t = start_qemu("--fd 33 --queues 2", ADD_FD SANDBOX
+                         "-netdev '{\"type\":\"vhost-vdpa\",\"queues\":2,"
+                         "\"vhostdev\":\"/dev/fdset/0\",\"id\":\"net0\"}' "
+                         NIC_OPTION ",mq=on,vectors=6");
+
+    check_works(t, BIT64(VIRTIO_NET_F_MQ), 2);
+    end(t);
+}
+
+/* The sandbox and all that makes a large device */
+static void test_sandbox(void)
+{
+    Test *t = start_qemu("--doorbell on", SANDBOX NETDEV_OPTION NIC_OPTION
+                         ",page-per-vq=on");
+    Nic *nic = start_nic(t, 0);
+
+    check_data(nic, 1);
+    stop_guest(t);
+    continue_guest(t);
+    add_dimm(t, 64);
+    check_data(nic, 3);
+    nic_free(nic);
+    end(t);
+}
+
+/* Passed over QMP, under a name: what libvirt does for hotplug */
+static void test_fd_getfd(void)
+{
+    Test *t = start_qemu("--fd 33", "");
+    int pidfd = syscall(SYS_pidfd_open, qtest_pid(t->qts), 0);
+    int fd = syscall(SYS_pidfd_getfd, pidfd, 33, 0);
+
+    g_assert_cmpint(fd, >=, 0);
+    qtest_qmp_fds_assert_success(t->qts, &fd, 1, "{ 'execute': 'getfd',"
+                                 "  'arguments': { 'fdname': 'vdpa' } }");
+    close(fd);
+    close(pidfd);
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'netdev_add',"
+                             "  'arguments': { 'type': 'vhost-vdpa',"
+                             "    'id': 'net0', 'vhostfd': 'vdpa' } }");
+    add_nic(t);
+    check_works(t, 0, 1);
+    end(t);
+}
+
+/* The file is named, however QEMU got at it */
+static void test_info_network(void)
+{
+    Test *t = start_qemu("--queues 2 --mac " DEVICE_MAC, NETDEV_OPTION
+                         NIC_OPTION ",mq=on,vectors=6,mac=" DEVICE_MAC);
+    g_autofree char *text = NULL;
+
+    text = qtest_hmp(t->qts, "info network");
+    if (!g_regex_match_simple("net0: index=0,type=vhost-vdpa," NODE
+                              ",virtio-id=1,pair=1/2,.*mac=" DEVICE_MAC,
+                              text, G_REGEX_CASELESS, 0) ||
+        !g_regex_match_simple("net0: index=1,type=vhost-vdpa," NODE
+                              ",virtio-id=1,pair=2/2", text, 0, 0) ||
+        !g_regex_match_simple("net0: index=2,type=vhost-vdpa," NODE
+                              ",control-queue", text, 0, 0)) {
+        vdpa_soft_fail("info network says: %s", text);
+    }
+    end(t);
+}
+
+/* --- The generic device --- */
+
+static void test_generic(void)
+{
+    Test *t = start_qemu("", "-device vhost-vdpa-device-pci,id=nic0,addr=4,"
+                         "vhostdev=" NODE " ");
+    Nic *nic = nic_new(t, NIC_SLOT);
+
+    g_assert_cmpuint(nic->vdev->device_type, ==, VIRTIO_ID_NET);
+    nic_start(nic, 0);
+    check_data(nic, 1);
+    check_config_interrupt(nic);
+    g_assert_cmpuint(qvirtio_config_readw(nic->vdev, CONFIG(mtu)), ==, 1500);
+    stop_guest(t);
+    continue_guest(t);
+    check_data(nic, 3);
+    nic_start(nic, 0);
+    check_data(nic, 5);
+    qtest_system_reset(t->qts);
+    nic_free(nic);
+    nic = start_nic(t, 0);
+    check_data(nic, 7);
+    nic_free(nic);
+    end(t);
+}
+
+/* --- Bad input --- */
+
+/**
+ * struct BadInput - a QEMU that must not start
+ * @before: shell commands
+ * @soft: options of the device
+ * @args: options of QEMU besides the machine
+ * @error: regular expression that the only line of standard error matches,
+ *         behind the name of the device
+ */
+typedef struct BadInput {
+    const char *name;
+    const char *before;
+    const char *soft;
+    const char *args;
+    const char *error;
+} BadInput;
+
+#define BAD_NETDEV(options) "-netdev vhost-vdpa,id=net0," options " "
+#define BAD_DEVICE NETDEV_OPTION NIC_OPTION
+
+static const BadInput bad_inputs[] = {
+    /* What cannot be opened */
+    { "no-such-path", "", "", BAD_NETDEV("vhostdev=/dev/vhost-vdpa-9"),
+      "'/dev/vhost-vdpa-9'.*No such file.*vdpa dev add" },
+    { "permission", "", "--fail OPEN:1:EACCES", BAD_DEVICE,
+      "'" NODE "'.*Permission denied.*give QEMU's user read and write "
+      "access" },
+    { "busy", "", "--busy", BAD_DEVICE,
+      "'" NODE "'.*busy.*another process, or another -netdev, uses it" },
+    { "used-twice", "", "", NETDEV_OPTION "-netdev vhost-vdpa,id=net1,"
+      "vhostdev=" NODE,
+      "'" NODE "'.*busy.*another process, or another -netdev, uses it" },
+    { "gone", "", "--fail OPEN:1:ENXIO", BAD_DEVICE,
+      "'" NODE "'.*No such device.*vdpa dev add" },
+    { "directory", "", "", BAD_NETDEV("vhostdev=/dev"),
+      "'/dev'.*Is a directory.*check the path" },
+    { "no-fdset", "", "", BAD_NETDEV("vhostdev=/dev/fdset/7"),
+      "'/dev/fdset/7'.*-add-fd" },
+
+    /* What is something else */
+    { "null", "", "", BAD_NETDEV("vhostdev=/dev/null"),
+      "'/dev/null'.*is this a vhost-vdpa device\\?" },
+    { "file", "", "", BAD_NETDEV("vhostdev=$errors"),
+      "'[^']*/errors'.*is this a vhost-vdpa device\\?" },
+    { "fd-of-null", "exec 5<>/dev/null;", "", BAD_NETDEV("vhostfd=5"),
+      "'/dev/null'.*is this a vhost-vdpa device\\?" },
+    { "block-device", "", "--device-id 2", BAD_DEVICE,
+      "'" NODE "'.*2 \\(block device\\).*vhost-vdpa-device-pci" },
+    { "other-device", "", "--device-id 16", BAD_DEVICE,
+      "'" NODE "'.*type is 16,.*vhost-vdpa-device-pci" },
+
+    /* What was not said right */
+    { "both", "", "--fd 33", BAD_NETDEV("vhostdev=" NODE ",vhostfd=33"),
+      "exactly one of vhostdev=PATH and vhostfd=FD" },
+    { "neither", "", "", "-netdev vhost-vdpa,id=net0 ",
+      "exactly one of vhostdev=PATH and vhostfd=FD" },
+    { "empty-path", "", "", BAD_NETDEV("vhostdev="),
+      "''.*No such file.*" },
+    { "fd-not-open", "", "", BAD_NETDEV("vhostfd=77"),
+      "'vhostfd=77'.*open" },
+    { "fd-negative", "", "", BAD_NETDEV("vhostfd=-1"),
+      "'vhostfd=-1'.*give the number of an open file" },
+    { "fd-name", "", "", BAD_NETDEV("vhostfd=card"),
+      "'vhostfd=card'.*give the number of an open file, or the name of one "
+      "passed with getfd" },
+    { "fd-read-only", "exec 5</dev/null;", "", BAD_NETDEV("vhostfd=5"),
+      "'vhostfd=5'.*reading and writing" },
+    { "shadow", "", "", BAD_NETDEV("vhostdev=" NODE ",x-svq=on"),
+      "x-svq=on is not available.*leave the option out" },
+    { "other-card", "", "", NETDEV_OPTION "-device e1000,netdev=net0",
+      "'" NODE "'.*virtio-net.*e1000" },
+
+    /* Queue pairs */
+    { "queues-0", "", "--queues 2", BAD_NETDEV("vhostdev=" NODE ",queues=0"),
+      "'" NODE "'.*queues=0.*use 1 to 2" },
+    { "queues-negative", "", "--queues 2",
+      BAD_NETDEV("vhostdev=" NODE ",queues=-1"),
+      "'" NODE "'.*queues=-1.*use 1 to 2" },
+    { "queues-too-many", "", "--queues 2",
+      BAD_NETDEV("vhostdev=" NODE ",queues=3"),
+      "'" NODE "'.*queues=3.*2 queue pairs.*max_vqp" },
+    { "queues-too-many-of-1", "", "",
+      BAD_NETDEV("vhostdev=" NODE ",queues=2"),
+      "'" NODE "'.*queues=2.*1 queue pair;.*max_vqp" },
+    { "queues-huge", "", "--queues 2",
+      BAD_NETDEV("vhostdev=" NODE ",queues=4294967298"),
+      "'" NODE "'.*queues=4294967298.*2 queue pairs" },
+
+    /* Devices that cannot be right */
+    { "no-version-1", "", "--no-feature VERSION_1", BAD_DEVICE,
+      "'" NODE "'.*VIRTIO_F_VERSION_1.*device_features" },
+    { "no-access-platform", "", "--no-feature ACCESS_PLATFORM", BAD_DEVICE,
+      "'" NODE "'.*VIRTIO_F_(ACCESS|IOMMU)_PLATFORM.*device_features" },
+    { "no-msg-v2", "", "--backend-features 1fc", BAD_DEVICE,
+      "'" NODE "'.*Linux 5.9" },
+    { "no-queues", "", "--vqs 0", BAD_DEVICE,
+      "'" NODE "'.*0 virtqueues.*driver or firmware is faulty" },
+    { "few-queues", "", "--vqs 2", BAD_DEVICE,
+      "'" NODE "'.*2 virtqueues.*need 3.*driver or firmware is faulty" },
+    { "ring-size-0", "", "--vq-num 0", BAD_DEVICE,
+      "'" NODE "'.*ring size of 0,.*driver or firmware is faulty" },
+    { "ring-size-1", "", "--vq-num 1", BAD_DEVICE,
+      "'" NODE "'.*ring size of 1,.*driver or firmware is faulty" },
+    { "ring-size-odd", "", "--vq-num 257", BAD_DEVICE,
+      "'" NODE "'.*ring size of 257,.*driver or firmware is faulty" },
+    { "ring-size-max", "", "--vq-num 65535", BAD_DEVICE,
+      "'" NODE "'.*ring size of 65535,.*driver or firmware is faulty" },
+    { "iova-inverted", "", "--iova-range ffffffff-1000", BAD_DEVICE,
+      "'" NODE "'.*0xffffffff to 0x1000.*driver or firmware is faulty" },
+    { "iova-tiny", "", "--iova-range 1000-1fff", BAD_DEVICE,
+      "'" NODE "'.*0x1000 ?(to|-) ?0x1fff" },
+    { "iova-less-than-a-page", "", "--iova-range 1000-1ffe", BAD_DEVICE,
+      "'" NODE "'.*0x1000 to 0x1ffe.*driver or firmware is faulty" },
+    { "config-short", "", "--config-size 8", BAD_DEVICE,
+      "'" NODE "'.*8 bytes.*need 12.*driver or firmware is faulty" },
+    { "config-short-mq", "", "--config-size 8 --queues 2 --no-feature MTU",
+      BAD_DEVICE,
+      "'" NODE "'.*8 bytes.*need 10.*driver or firmware is faulty" },
+    { "config-none", "", "--config-size 0", BAD_DEVICE,
+      "'" NODE "'.*0 bytes.*driver or firmware is faulty" },
+
+    /* Memory */
+    { "iova-too-small", "", "--map any --iova-range 0-3ffffff", BAD_DEVICE,
+      "'" NODE "'.*0x0 ?(to|-) ?0x3ffffff.*" },
+    { "iova-too-high", "", "--map any --iova-range 100000-ffffffffffff",
+      BAD_DEVICE, "'" NODE "'.*0x100000 ?(to|-) ?0xffffffffffff" },
+    { "memlock", "ulimit -S -l 4096;", "--map pa", BAD_DEVICE,
+      "'" NODE "'.*RLIMIT_MEMLOCK is 4194304 bytes.*1[0-9]{8} bytes.*"
+      "ulimit -l" },
+    { "memory", "", "--fail IOTLB_UPDATE:2:EFAULT", BAD_DEVICE,
+      "'" NODE "'.*0xc0000-0xdffff.*(kernel log|raise the limit)" },
+
+    /* The generic device */
+    { "generic-no-such-path", "", "",
+      "-device vhost-vdpa-device-pci,vhostdev=/dev/vhost-vdpa-9",
+      "/dev/vhost-vdpa-9.*No such file" },
+};
+
+/* The one line that a QEMU left, which must not have started */
+static char *check_refused(VdpaSoft *soft, int status)
+{
+    g_auto(GStrv) lines = vdpa_soft_error_lines(soft);
+
+    if (status != 1 || g_strv_length(lines) != 1) {
+        g_autofree char *text = g_strjoinv("\n", lines);
+
+        vdpa_soft_fail("QEMU ended with status %d and these errors:\n%s",
+                       status, text);
+    }
+    return g_strdup(lines[0]);
+}
+
+static void test_bad_input(const void *opaque)
+{
+    const BadInput *bad = opaque;
+    VdpaSoft *soft = vdpa_soft_new();
+    g_auto(GStrv) parts = g_strsplit(bad->args, "$errors", 2);
+    g_autofree char *some_args = g_strjoinv(soft->errors, parts);
+    g_autofree char *args = g_strconcat(RAM_OPTIONS, some_args, NULL);
+    g_autofree char *pattern = g_strconcat("vhost-vdpa.*", bad->error, NULL);
+    g_autoptr(GPtrArray) calls = NULL;
+    g_autofree char *line = NULL;
+    int opens, status;
+
+    g_assert_true(g_file_set_contents(soft->errors, "", 0, NULL));
+    status = vdpa_soft_run(soft, bad->before, bad->soft, args);
+    line = check_refused(soft, status);
+    if (!g_regex_match_simple(pattern, line, 0, 0)) {
+        vdpa_soft_fail("the error is not like '%s': %s", pattern, line);
+    }
+    /* Whatever was opened was closed */
+    calls = vdpa_soft_file_calls(soft);
+    opens = count_calls(calls, "OPEN") - count_calls(calls, "OPEN flags=2 ->");
+    g_assert_cmpint(count_calls(calls, "CLOSE"), >=, opens);
+    vdpa_soft_free(soft);
+}
+
+/* Whoever calls the backend for this device adds an error of its own */
+static void test_bad_generic(void)
+{
+    VdpaSoft *soft = vdpa_soft_new();
+    g_auto(GStrv) lines = NULL;
+
+    g_assert_cmpint(vdpa_soft_run(soft, "", "--no-feature VERSION_1",
+                                  RAM_OPTIONS "-device vhost-vdpa-device-pci,"
+                                  "vhostdev=" NODE), ==, 1);
+    lines = vdpa_soft_error_lines(soft);
+    g_assert_cmpuint(g_strv_length(lines), ==, 2);
+    g_assert_true(g_regex_match_simple("vhost-vdpa device '.*'.*"
+                                       "VIRTIO_F_VERSION_1.*device_features",
+                                       lines[0], 0, 0));
+    vdpa_soft_free(soft);
+}
+
+/* --- Failures of every call --- */
+
+/**
+ * struct Call - one call of a good run, which is to fail in another one
+ * @name: as in the transcript
+ * @occurrence: from 1
+ */
+typedef struct Call {
+    char *name;
+    unsigned occurrence;
+} Call;
+
+static void call_clear(gpointer opaque)
+{
+    g_free(((Call *)opaque)->name);
+}
+
+/* Number the calls of a good run, each name by itself */
+static GArray *number_calls(GPtrArray *calls)
+{
+    g_autoptr(GHashTable) count = g_hash_table_new_full(g_str_hash,
+                                                        g_str_equal, g_free,
+                                                        NULL);
+    GArray *result = g_array_new(false, false, sizeof(Call));
+    unsigned i;
+
+    g_array_set_clear_func(result, call_clear);
+    for (i = 0; i < calls->len; i++) {
+        g_auto(GStrv) words = g_strsplit(calls->pdata[i], " ", 2);
+        unsigned n;
+
+        if (!strcmp(words[0], "CLOSE")) {
+            /* close() does not fail */
+            continue;
+        }
+        n = GPOINTER_TO_UINT(g_hash_table_lookup(count, words[0])) + 1;
+        g_hash_table_replace(count, g_strdup(words[0]), GUINT_TO_POINTER(n));
+        g_array_append_val(result, ((Call) { g_strdup(words[0]), n }));
+    }
+    return result;
+}
+
+/* As the kernel reports it */
+static const char *error_of(const Call *call)
+{
+    return g_str_has_prefix(call->name, "IOTLB_") ? "EFAULT" : "EIO";
+}
+
+/* The call was made, and failed */
+static void assert_injected(GPtrArray *calls, const Call *call)
+{
+    const char *result = g_str_has_prefix(call->name, "IOTLB_") ? " -> 14" :
+                         " -> 5";
+    unsigned i;
+
+    for (i = 0; i < calls->len; i++) {
+        if (g_str_has_prefix(calls->pdata[i], call->name) &&
+            g_str_has_suffix(calls->pdata[i], result)) {
+            return;
+        }
+    }
+    vdpa_soft_fail("%s did not fail", call->name);
+}
+
+/*
+ * What QEMU can do without: the MAC address in "info network", and the
+ * device's knowledge of the guest's
+ */
+static bool is_optional_at_start(const Call *call)
+{
+    return !strcmp(call->name, "GET_CONFIG") ||
+           !strcmp(call->name, "SET_CONFIG");
+}
+
+/* QEMU's start: it ends with one error, unless it can go on */
+static void test_fault_qemu_start(const void *opaque)
+{
+    const char *soft_options = opaque;
+    VdpaSoft *soft = vdpa_soft_new();
+    g_autoptr(GPtrArray) good = NULL;
+    g_autoptr(GArray) list = NULL;
+    unsigned i, refused = 0;
+
+    g_assert_cmpint(vdpa_soft_run(soft, "", soft_options,
+                                  RAM_OPTIONS BAD_DEVICE), ==, 0);
+    good = vdpa_soft_file_messages(soft);
+    vdpa_soft_free(soft);
+    list = number_calls(good);
+    for (i = 0; i < list->len; i++) {
+        const Call *call = &g_array_index(list, Call, i);
+        g_autofree char *options =
+            g_strdup_printf("%s --fail %s:%u:%s", soft_options, call->name,
+                            call->occurrence, error_of(call));
+        g_autofree char *line = NULL;
+        g_autoptr(GPtrArray) calls = NULL;
+        int status;
+
+        soft = vdpa_soft_new();
+        status = vdpa_soft_run(soft, "", options, RAM_OPTIONS BAD_DEVICE);
+        calls = vdpa_soft_file_messages(soft);
+        assert_injected(calls, call);
+        if (!is_optional_at_start(call) || status) {
+            line = check_refused(soft, status);
+            g_assert_nonnull(strstr(line, "vhost-vdpa device '" NODE "'"));
+            refused++;
+        } else {
+            g_auto(GStrv) lines = vdpa_soft_error_lines(soft);
+
+            g_assert_cmpuint(g_strv_length(lines), <=, 1);
+        }
+        if (strcmp(call->name, "OPEN")) {
+            g_assert_cmpuint(count_calls(calls, "CLOSE"), ==, 1);
+        }
+        vdpa_soft_free(soft);
+    }
+    g_test_message("%u failures injected, %u of them refused", list->len,
+                   refused);
+    g_assert_cmpuint(refused, >=, 15);
+}
+
+/**
+ * struct Phase - a part of a guest's life, for its calls to fail in
+ * @prepare: brings the guest there
+ * @run: the phase itself
+ */
+typedef struct Phase {
+    const char *name;
+    const char *soft;
+    void (*prepare)(Nic *nic);
+    void (*run)(Nic *nic);
+} Phase;
+
+static void prepare_start(Nic *nic)
+{
+    nic_prepare(nic, 0);
+}
+
+static void run_start(Nic *nic)
+{
+    nic_set_driver_ok(nic);
+}
+
+static void prepare_running(Nic *nic)
+{
+    nic_start(nic, 0);
+    check_data(nic, 1);
+}
+
+static void run_stop_and_continue(Nic *nic)
+{
+    stop_guest(nic->t);
+    continue_guest(nic->t);
+}
+
+static void run_reset(Nic *nic)
+{
+    qvirtio_reset(nic->vdev);
+}
+
+static void run_system_reset(Nic *nic)
+{
+    Test *t = nic->t;
+
+    qtest_system_reset(t->qts);
+    /* The BARs are gone, so this is a new card to the driver */
+    nic_free_vqs(nic);
+    nic->pci->pdev->msix_enabled = false;
+    qvirtio_pci_device_enable(nic->pci);
+    qpci_msix_enable(nic->pci->pdev);
+}
+
+static const Phase phases[] = {
+    { "start", "", prepare_start, run_start },
+    { "start-no-persist", "--persist off --doorbell on", prepare_start,
+      run_start },
+    { "stop-continue", "", prepare_running, run_stop_and_continue },
+    { "stop-continue-no-resume", "--resume off --persist off",
+      prepare_running, run_stop_and_continue },
+    { "stop-continue-no-suspend", "--resume off --suspend off",
+      prepare_running, run_stop_and_continue },
+    { "reset", "", prepare_running, run_reset },
+    { "reset-no-persist", "--persist off", prepare_running, run_reset },
+    { "system-reset", "", prepare_running, run_system_reset },
+};
+
+/* See that the new complaints are about the device, and what was attempted */
+static void take_fault_errors(Test *t, const Call *call)
+{
+    g_autofree char *pattern =
+        g_strdup_printf("vhost-vdpa device '" NODE "'.*(VHOST_(VDPA_)?%s|"
+                        "IOTLB|iotlb|map|batch|0x)", call->name);
+
+    take_error(t, pattern);
+}
+
+/*
+ * In each run one call of the phase fails, once.  Afterwards the device
+ * either works, or the guest was told that it does not; and after the guest
+ * has reset it, it works.
+ */
+static void test_fault_phase(const void *opaque)
+{
+    const Phase *phase = opaque;
+    Test *t = start(phase->soft);
+    Nic *nic = nic_new(t, NIC_SLOT);
+    g_autoptr(GPtrArray) good = NULL;
+    g_autoptr(GArray) list = NULL;
+    unsigned i, broken = 0;
+
+    /* The second time is like all that follow */
+    for (i = 0; i < 2; i++) {
+        phase->prepare(nic);
+        vdpa_soft_skip(t->soft);
+        phase->run(nic);
+    }
+    good = vdpa_soft_messages(t->soft);
+    list = number_calls(good);
+    g_assert_cmpuint(list->len, >, 0);
+    for (i = 0; i < list->len; i++) {
+        const Call *call = &g_array_index(list, Call, i);
+        g_autoptr(GPtrArray) calls = NULL;
+        QDict *status;
+
+        g_test_message("%s %u", call->name, call->occurrence);
+        phase->prepare(nic);
+        assert_no_error(t);
+        vdpa_soft_skip(t->soft);
+        vdpa_soft_do(t->soft, "fail %s %u %s", call->name, call->occurrence,
+                     error_of(call));
+        phase->run(nic);
+        calls = vdpa_soft_messages(t->soft);
+        assert_injected(calls, call);
+        vdpa_soft_do(t->soft, "unfail");
+
+        status = qtest_qmp_assert_success_ref(t->qts,
+                                              "{ 'execute': 'query-status' }");
+        g_assert_cmpstr(qdict_get_str(status, "status"), ==, "running");
+        qobject_unref(status);
+        if (nic_status(nic) & VIRTIO_CONFIG_S_NEEDS_RESET) {
+            wait_needs_reset(nic);
+            take_fault_errors(t, call);
+            broken++;
+        } else {
+            if (nic_status(nic) & VIRTIO_CONFIG_S_DRIVER_OK) {
+                check_data(nic, i);
+            }
+            if (has_error(t)) {
+                take_fault_errors(t, call);
+            }
+        }
+        check_recovery(nic);
+    }
+    g_test_message("%u failures injected, the guest was told of %u",
+                   list->len, broken);
+    qvirtio_reset(nic->vdev);
+    /* The device has what it is to have after all that */
+    nic_start(nic, 0);
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+}
+
 static void add_tests(void)
 {
     int i;
@@ -837,7 +2929,107 @@ static void add_tests(void)
 
         qtest_add_data_func(path, &kinds[i], test_sequence);
     }
+    qtest_add_func("vhost-vdpa/sequence/reload", test_reload);
+    qtest_add_func("vhost-vdpa/sequence/idle", test_idle_reset);
+
+    qtest_add_data_func("vhost-vdpa/stop/resume", "", test_stop_pending);
+    qtest_add_data_func("vhost-vdpa/stop/no-resume", "--resume off",
+                        test_stop_pending);
+    qtest_add_data_func("vhost-vdpa/stop/no-suspend",
+                        "--suspend off --resume off", test_stop_pending);
+    qtest_add_data_func("vhost-vdpa/stop/no-base",
+                        "--fail GET_VRING_BASE:1:EOPNOTSUPP:always",
+                        test_stop_pending);
+    qtest_add_data_func("vhost-vdpa/stop/like-sim", "--like sim",
+                        test_stop_pending);
+    qtest_add_data_func("vhost-vdpa/stop/like-vduse", "--like vduse",
+                        test_stop_pending);
+    qtest_add_data_func("vhost-vdpa/stop/like-mlx5", "--like mlx5 --map any",
+                        test_stop_pending);
+    qtest_add_func("vhost-vdpa/stop/like-vp-vdpa", test_stop_only_from_start);
+    qtest_add_func("vhost-vdpa/stop/set-link", test_set_link);
+    qtest_add_func("vhost-vdpa/stop/device-needs-reset",
+                   test_device_needs_reset);
+
+    qtest_add_func("vhost-vdpa/memory/map", test_memory_map);
+    qtest_add_func("vhost-vdpa/memory/reset", test_reset_ranges);
+    qtest_add_func("vhost-vdpa/memory/hotplug", test_hotplug_memory);
+    qtest_add_func("vhost-vdpa/memory/hotplug-idle",
+                   test_hotplug_memory_idle);
+    qtest_add_func("vhost-vdpa/memory/hotplug-fails",
+                   test_hotplug_memory_fails);
+    qtest_add_func("vhost-vdpa/memory/memlock", test_memlock);
+    qtest_add_func("vhost-vdpa/memory/private", test_private_memory);
+
+    qtest_add_func("vhost-vdpa/memory/viommu", test_viommu);
+    qtest_add_func("vhost-vdpa/memory/access-platform",
+                   test_access_platform);
+
     qtest_add_func("vhost-vdpa/data/both-ways", test_data_both_ways);
+    qtest_add_func("vhost-vdpa/data/two-devices", test_data_two_devices);
+    qtest_add_func("vhost-vdpa/data/ring-size", test_data_ring_size);
+    qtest_add_func("vhost-vdpa/data/ring-size-too-large",
+                   test_data_ring_size_too_large);
+    qtest_add_func("vhost-vdpa/data/loopback", test_data_loopback);
+    qtest_add_func("vhost-vdpa/data/indirect", test_data_indirect);
+    qtest_add_func("vhost-vdpa/data/event-index", test_data_event_index);
+    qtest_add_func("vhost-vdpa/data/mergeable", test_data_mergeable);
+    qtest_add_func("vhost-vdpa/data/intx", test_data_intx);
+
+    qtest_add_func("vhost-vdpa/queues/some", test_multiqueue);
+    qtest_add_func("vhost-vdpa/queues/all", test_multiqueue_all);
+    qtest_add_func("vhost-vdpa/queues/control", test_control);
+
+    qtest_add_func("vhost-vdpa/config/interrupt", test_config_interrupt);
+    qtest_add_func("vhost-vdpa/config/interrupt-forgotten",
+                   test_config_interrupt_forgotten);
+    qtest_add_func("vhost-vdpa/config/mac", test_config_mac);
+    qtest_add_func("vhost-vdpa/config/mac-fixed", test_config_mac_fixed);
+    qtest_add_func("vhost-vdpa/config/mac-none", test_config_mac_none);
+    qtest_add_func("vhost-vdpa/config/bounds", test_config_bounds);
+    qtest_add_func("vhost-vdpa/config/mtu", test_config_mtu);
+
+    qtest_add_func("vhost-vdpa/features/offered", test_features_offered);
+    qtest_add_func("vhost-vdpa/features/no-control",
+                   test_features_no_control);
+    qtest_add_func("vhost-vdpa/features/refused", test_features_refused);
+    qtest_add_func("vhost-vdpa/features/driver-ok-refused",
+                   test_driver_ok_refused);
+    qtest_add_func("vhost-vdpa/features/legacy", test_legacy_driver);
+    qtest_add_func("vhost-vdpa/migration/blocked", test_migration_blocked);
+
+    qtest_add_func("vhost-vdpa/doorbell/used", test_doorbell);
+    qtest_add_func("vhost-vdpa/doorbell/unused", test_doorbell_unused);
+
+    qtest_add_func("vhost-vdpa/hotplug/many", test_hotplug_many);
+    qtest_add_func("vhost-vdpa/hotplug/netdev-first",
+                   test_hotplug_netdev_first);
+
+    qtest_add_func("vhost-vdpa/fd/number", test_fd_number);
+    qtest_add_func("vhost-vdpa/fd/set", test_fdset);
+    qtest_add_func("vhost-vdpa/fd/set-queues", test_fdset_queues);
+    qtest_add_func("vhost-vdpa/fd/sandbox", test_sandbox);
+    qtest_add_func("vhost-vdpa/fd/getfd", test_fd_getfd);
+    qtest_add_func("vhost-vdpa/info-network", test_info_network);
+    qtest_add_func("vhost-vdpa/generic", test_generic);
+
+    for (i = 0; i < ARRAY_SIZE(bad_inputs); i++) {
+        g_autofree char *path = g_strdup_printf("vhost-vdpa/bad-input/%s",
+                                                bad_inputs[i].name);
+
+        qtest_add_data_func(path, &bad_inputs[i], test_bad_input);
+    }
+    qtest_add_func("vhost-vdpa/bad-input/generic", test_bad_generic);
+    qtest_add_data_func("vhost-vdpa/fault/qemu-start", "",
+                        test_fault_qemu_start);
+    qtest_add_data_func("vhost-vdpa/fault/qemu-start-queues", "--queues 2",
+                        test_fault_qemu_start);
+    for (i = 0; i < ARRAY_SIZE(phases); i++) {
+        g_autofree char *path = g_strdup_printf("vhost-vdpa/fault/%s",
+                                                phases[i].name);
+
+        qtest_add_data_func(path, &phases[i], test_fault_phase);
+    }
 }
 
 int main(int argc, char **argv)
