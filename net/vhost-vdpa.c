@@ -226,8 +226,8 @@ static NetClientInfo vdpa_net_info = {
 };
 
 /*
- * Not as .cleanup: after netdev_del, a network card that still exists goes on
- * asking for the vhost device.
+ * Not as .cleanup: that is called at exit while network cards still exist, and
+ * those go on asking for the vhost device.
  */
 static void vdpa_net_destroy(NetClientState *nc)
 {
@@ -307,8 +307,12 @@ static void merge_config(VhostVDPAShared *s, uint8_t *guest,
 /* --- Options --- */
 
 /* What a person can do about a path that cannot be opened */
-static const char *open_advice(int err)
+static const char *open_advice(const char *path, int err)
 {
+    if (g_str_has_prefix(path, "/dev/fdset/")) {
+        return "pass the device, open for reading and writing, with -add-fd "
+               "or add-fd";
+    }
     switch (err) {
     case ENOENT:
     case ENXIO:
@@ -346,7 +350,8 @@ static int open_device(const NetdevVhostVDPAOptions *opts, char **label,
             int cause = errno;
 
             error_setg(errp, "vhost-vdpa device '%s': %s; %s", *label,
-                       error_get_pretty(err), open_advice(cause));
+                       error_get_pretty(err),
+                       open_advice(opts->vhostdev, cause));
             error_free(err);
         }
         return fd;
@@ -372,6 +377,8 @@ static int open_device(const NetdevVhostVDPAOptions *opts, char **label,
         }
         return -1;
     }
+    /* A helper that QEMU starts would keep the device busy */
+    qemu_set_cloexec(fd);
     return fd;
 }
 
@@ -423,6 +430,14 @@ static bool count_queues(VDPANetDevice *d, const NetdevVhostVDPAOptions *opts,
             return false;
         }
     }
+    if (2 * d->max_pairs >= VIRTIO_QUEUE_MAX) {
+        /* The index of its control queue would be none for QEMU */
+        error_setg(errp, "vhost-vdpa device '%s': it has %u queue pairs, but "
+                   "QEMU can handle %u at most; create it with fewer ('vdpa "
+                   "dev add ... max_vqp')", s->name, d->max_pairs,
+                   (VIRTIO_QUEUE_MAX - 1) / 2);
+        return false;
+    }
     vqs = 2 * d->max_pairs + d->control;
     if (s->num_vqs != UINT32_MAX && s->num_vqs < vqs) {
         error_setg(errp, "vhost-vdpa device '%s': it has %u virtqueues, but "
@@ -432,8 +447,7 @@ static bool count_queues(VDPANetDevice *d, const NetdevVhostVDPAOptions *opts,
         return false;
     }
 
-    /* More than QEMU's network card can have are of no use */
-    d->pairs = MIN(d->max_pairs, (VIRTIO_QUEUE_MAX - 1) / 2);
+    d->pairs = d->max_pairs;
     if (opts->has_queues) {
         if (opts->queues < 1) {
             error_setg(errp, "vhost-vdpa device '%s': queues=%" PRId64 " is "

@@ -397,6 +397,27 @@ static bool space_matches(IOTLBSpace *space, const IOTLBNode *entry,
     return false;
 }
 
+/* Bytes of [first, last], part of @entry, that are not desired as they are */
+static uint64_t space_unmatched(IOTLBSpace *space, const IOTLBNode *entry,
+                                uint64_t first, uint64_t last)
+{
+    uint64_t pages = last / space->iotlb->page_size -
+                     first / space->iotlb->page_size + 1;
+    IOTLBNode *node;
+
+    for (node = map_first(&space->desired, first, last); node;
+         node = map_next(&space->desired, node, first, last)) {
+        uint64_t start = MAX(first, node->it.start);
+        uint64_t end = MIN(last, node->it.last);
+
+        if (space_matches(space, entry, start, end)) {
+            pages -= (end - start) / space->iotlb->page_size + 1;
+        }
+    }
+    return pages > UINT64_MAX / space->iotlb->page_size ?
+           UINT64_MAX : pages * space->iotlb->page_size;
+}
+
 /*
  * Find the entries that have to go.
  *
@@ -1170,6 +1191,31 @@ bool vhost_vdpa_iotlb_dirty(VhostVDPAIOTLB *iotlb, uint32_t asid)
     return space && (iotlb->unsettled == space ||
                      space_find_doomed(space, NULL) ||
                      !space_find_missing(space, piece_stop, NULL));
+}
+
+uint64_t vhost_vdpa_iotlb_obsolete(VhostVDPAIOTLB *iotlb, uint32_t asid)
+{
+    IOTLBSpace *space = iotlb_find(iotlb, asid);
+    IOTLBNode *dirty, *entry;
+    uint64_t bytes = 0;
+
+    if (!space) {
+        return 0;
+    }
+    for (dirty = map_first(&space->dirty, 0, UINT64_MAX); dirty;
+         dirty = map_next(&space->dirty, dirty, 0, UINT64_MAX)) {
+        uint64_t first = dirty->it.start, last = dirty->it.last;
+
+        for (entry = map_first(&space->programmed, first, last); entry;
+             entry = map_next(&space->programmed, entry, first, last)) {
+            uint64_t more = space_unmatched(space, entry,
+                                            MAX(first, entry->it.start),
+                                            MIN(last, entry->it.last));
+
+            bytes = more > UINT64_MAX - bytes ? UINT64_MAX : bytes + more;
+        }
+    }
+    return bytes;
 }
 
 bool vhost_vdpa_iotlb_commit(VhostVDPAIOTLB *iotlb, uint32_t asid,

@@ -310,6 +310,19 @@ bool vhost_vdpa_iotlb_check(VhostVDPAIOTLB *iotlb, uint32_t asid,
 bool vhost_vdpa_iotlb_dirty(VhostVDPAIOTLB *iotlb, uint32_t asid);
 
 /**
+ * vhost_vdpa_iotlb_obsolete: how much does the device have in vain?
+ *
+ * @iotlb: the reconciler
+ * @asid: address space
+ *
+ * For a user that leaves small changes for later, but not memory that is gone.
+ *
+ * Returns the bytes programmed that are not desired, or not as they are; at
+ * most UINT64_MAX.
+ */
+uint64_t vhost_vdpa_iotlb_obsolete(VhostVDPAIOTLB *iotlb, uint32_t asid);
+
+/**
  * vhost_vdpa_iotlb_commit: make programmed what is desired
  *
  * @iotlb: the reconciler

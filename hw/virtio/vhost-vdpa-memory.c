@@ -18,12 +18,10 @@
 #include "vhost-vdpa-memory.h"
 #include "trace.h"
 
-/* Address space of the guest's memory; the only one without shadow queues */
-#define GUEST_ASID 0
-
 /*
  * Below 1 MiB a PC's firmware opens and closes windows all the time.  Entries
- * do not cross this line, so that those changes never cost a large remap.
+ * do not cross this line, so that those changes never cost a large remap.  Also
+ * how much may be out of date while the device does not run.
  */
 #define SMALL_LIMIT MiB
 
@@ -34,8 +32,6 @@ struct VhostVDPAMemory {
     AddressSpace *as;           /* NULL until memory is followed */
     VhostVDPAMemoryFailed *failed;
     void *opaque;
-    int64_t growth;             /* bytes, in the present transaction */
-    uint64_t changed;           /* bytes come or gone since the last commit */
     uint64_t private_bytes;     /* RAM no other process could share */
     bool running;
     bool replaying;             /* the listener is told what is there */
@@ -129,34 +125,45 @@ static void check_sharing(VhostVDPAMemory *m, int64_t pinned_before)
     }
 }
 
-/* Say more than the kernel does, which reports nearly everything as EFAULT */
+/*
+ * Say more than the kernel does, which reports nearly everything as EFAULT.
+ * The limit is on all that the process has pinned, for whatever device
+ * (drivers/vhost/vdpa.c, vhost_vdpa_pa_map()).
+ */
 static void explain(VhostVDPAMemory *m, Error *cause, Error **errp)
 {
     const VhostVDPAIOTLBFailure *failure =
-        vhost_vdpa_iotlb_failure(m->iotlb, GUEST_ASID);
+        vhost_vdpa_iotlb_failure(m->iotlb, VHOST_VDPA_GUEST_ASID);
+    const char *advice = "look at the host's kernel log";
+    uint64_t pinned = MAX(pinned_kib(), 0) * KiB;
+    g_autofree char *limits = NULL;
     VhostVDPAIOTLBStats stats;
     struct rlimit limit;
 
-    vhost_vdpa_iotlb_stats(m->iotlb, GUEST_ASID, &stats);
-    if (failure && failure->step == VHOST_VDPA_IOTLB_STEP_MAP &&
-        !getrlimit(RLIMIT_MEMLOCK, &limit) &&
-        limit.rlim_cur != RLIM_INFINITY &&
-        limit.rlim_cur < stats.bytes_desired) {
-        error_setg(errp, "vhost-vdpa device '%s': %s; RLIMIT_MEMLOCK is "
-                   "%" PRIu64 " bytes, but the guest's memory is %" PRIu64
-                   " bytes: raise the limit (ulimit -l, LimitMEMLOCK=, or "
-                   "libvirt's <memtune> <hard_limit>)", m->node.name,
-                   error_get_pretty(cause), (uint64_t)limit.rlim_cur,
-                   stats.bytes_desired);
-    } else if (failure && failure->step == VHOST_VDPA_IOTLB_STEP_MAP) {
-        error_setg(errp, "vhost-vdpa device '%s': %s; the memory may not be "
-                   "writable or not be of a kind that devices can access, or "
-                   "the host's IOMMU has no room: look at the host's kernel "
-                   "log", m->node.name, error_get_pretty(cause));
-    } else {
-        error_setg(errp, "vhost-vdpa device '%s': %s", m->node.name,
-                   error_get_pretty(cause));
+    vhost_vdpa_iotlb_stats(m->iotlb, VHOST_VDPA_GUEST_ASID, &stats);
+    if (!failure || failure->step == VHOST_VDPA_IOTLB_STEP_RANGE) {
+        advice = "give the guest less memory, or a machine type that puts it "
+                 "at addresses the device can use";
+    } else if (failure->step == VHOST_VDPA_IOTLB_STEP_MAP &&
+               (failure->err == EFAULT || failure->err == ENOMEM)) {
+        advice = "the memory may not be writable or not be of a kind that "
+                 "devices can access, or the host's IOMMU has no room: look "
+                 "at the host's kernel log";
+        if (!getrlimit(RLIMIT_MEMLOCK, &limit) &&
+            limit.rlim_cur != RLIM_INFINITY &&
+            failure->last - failure->first >= limit.rlim_cur - MIN(
+                pinned, limit.rlim_cur)) {
+            limits = g_strdup_printf(
+                "RLIMIT_MEMLOCK is %" PRIu64 " bytes, of which %" PRIu64
+                " are in use, but the guest's memory is %" PRIu64 " bytes: "
+                "raise the limit (ulimit -l, LimitMEMLOCK=, or libvirt's "
+                "<memtune> <hard_limit>)", (uint64_t)limit.rlim_cur, pinned,
+                stats.bytes_desired);
+            advice = limits;
+        }
     }
+    error_setg(errp, "vhost-vdpa device '%s': %s; %s", m->node.name,
+               error_get_pretty(cause), advice);
     error_free(cause);
 }
 
@@ -173,11 +180,11 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
      * must be told at least what is gone, whatever else is wrong.
      */
     ok = (m->running ||
-          vhost_vdpa_iotlb_check(m->iotlb, GUEST_ASID, &err)) &&
-         vhost_vdpa_iotlb_commit(m->iotlb, GUEST_ASID, &report, &err);
-    m->changed = 0;
+          vhost_vdpa_iotlb_check(m->iotlb, VHOST_VDPA_GUEST_ASID, &err)) &&
+         vhost_vdpa_iotlb_commit(m->iotlb, VHOST_VDPA_GUEST_ASID, &report,
+                                 &err);
     if (report.messages) {
-        trace_vhost_vdpa_memory_commit(m->node.name, GUEST_ASID,
+        trace_vhost_vdpa_memory_commit(m->node.name, VHOST_VDPA_GUEST_ASID,
                                        report.entries_before,
                                        report.entries_after, report.messages,
                                        report.bytes_mapped,
@@ -224,18 +231,32 @@ static uint64_t section_last(const MemoryRegionSection *section)
            int128_get64(int128_sub(section->size, int128_one()));
 }
 
-/* The whole host pages of a section; false if there are none */
-static bool section_pages(const MemoryRegionSection *section,
-                          uint64_t *first, uint64_t *last)
+/*
+ * The whole host pages of a section of RAM, and where they are.  Returns NULL,
+ * or why the device cannot be given any.
+ */
+static const char *section_pages(const MemoryRegionSection *section,
+                                 uint64_t *first, uint64_t *last,
+                                 uint64_t *uaddr)
 {
     uint64_t page = qemu_real_host_page_size();
     uint64_t start = section_first(section);
     uint64_t end = section_last(section);
 
+    *uaddr = (uintptr_t)memory_region_get_ram_ptr(section->mr) +
+             section->offset_within_region;
+    if ((*uaddr ^ start) & (page - 1)) {
+        /* The kernel would round both down and map the wrong bytes */
+        return "host and guest page offsets differ";
+    }
     *first = ROUND_UP(start, page);
     /* Unsigned wrap makes this right at the top of the address space, too */
     *last = ROUND_DOWN(end + 1, page) - 1;
-    return *first >= start && end - start >= page - 1 && *first <= *last;
+    if (*first < start || end - start < page - 1 || *first > *last) {
+        return "less than a page";
+    }
+    *uaddr += *first - start;
+    return NULL;
 }
 
 /* Large RAM of the guest's that nobody else could share */
@@ -254,62 +275,50 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
     VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
     MemoryRegion *mr = section->mr;
     const char *why = section_unwanted(section);
-    uint64_t page = qemu_real_host_page_size();
-    uint64_t start = section_first(section);
-    uint64_t end = section_last(section);
     uint64_t first, last, uaddr;
     VhostVDPAIOTLBPerm perm;
 
+    if (!why) {
+        why = section_pages(section, &first, &last, &uaddr);
+    }
     if (why) {
-        trace_vhost_vdpa_memory_skip(m->node.name, mr->name, start, end, why);
+        trace_vhost_vdpa_memory_skip(m->node.name, mr->name,
+                                     section_first(section),
+                                     section_last(section), why);
         return;
     }
-    uaddr = (uintptr_t)memory_region_get_ram_ptr(mr) +
-            section->offset_within_region;
-    if ((uaddr ^ start) & (page - 1)) {
-        /* The kernel would round both down and map the wrong bytes */
-        trace_vhost_vdpa_memory_skip(m->node.name, mr->name, start, end,
-                                     "host and guest page offsets differ");
-        return;
-    }
-    if (!section_pages(section, &first, &last)) {
-        trace_vhost_vdpa_memory_skip(m->node.name, mr->name, start, end,
-                                     "less than a page");
-        return;
-    }
-    if (first != start || last != end) {
-        trace_vhost_vdpa_memory_skip(m->node.name, mr->name, start, end,
+    if (first != section_first(section) || last != section_last(section)) {
+        trace_vhost_vdpa_memory_skip(m->node.name, mr->name,
+                                     section_first(section),
+                                     section_last(section),
                                      "all but the whole pages of it");
     }
-    uaddr += first - start;
     perm = section->readonly || mr->rom_device ?
            VHOST_VDPA_IOTLB_RO : VHOST_VDPA_IOTLB_RW;
     trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
                                 perm);
-    m->growth += last - first + 1;
     m->private_bytes += private_ram(section, last - first + 1);
     /* What the device cannot reach is reported by the commit */
-    vhost_vdpa_iotlb_add(m->iotlb, GUEST_ASID, first, last, uaddr, perm, mr,
-                         NULL);
+    vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last, uaddr,
+                         perm, mr, NULL);
 }
 
 static void region_del(MemoryListener *listener, MemoryRegionSection *section)
 {
     VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
-    uint64_t first, last;
+    uint64_t first, last, uaddr;
 
     /*
      * Not section_unwanted(): a ROM device that just left its ROM mode would
      * no longer be recognized as what was added.
      */
     if (!memory_region_is_ram(section->mr) ||
-        !section_pages(section, &first, &last)) {
+        section_pages(section, &first, &last, &uaddr)) {
         return;
     }
     trace_vhost_vdpa_memory_del(m->node.name, section->mr->name, first, last);
-    m->growth -= last - first + 1;
     m->private_bytes -= private_ram(section, last - first + 1);
-    vhost_vdpa_iotlb_del(m->iotlb, GUEST_ASID, first, last);
+    vhost_vdpa_iotlb_del(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last);
 }
 
 static void memory_commit(MemoryListener *listener)
@@ -317,15 +326,15 @@ static void memory_commit(MemoryListener *listener)
     VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
     Error *err = NULL;
 
-    /* A section that is split, or cut off a little, comes and goes as a whole */
-    m->changed += llabs(m->growth);
-    m->growth = 0;
     /*
-     * A device that stands still need not know each turn of the firmware.  But
-     * a DIMM that is gone must not stay pinned until it runs again, nor a new
-     * one be pinned only when the guest's driver waits for it.
+     * A device at rest need not know each turn of the firmware, which opens
+     * windows in RAM and sizes BARs on top of it.  But a DIMM that is gone
+     * must not stay pinned until the device runs again.
      */
-    if (m->replaying || (!m->running && m->changed < SMALL_LIMIT)) {
+    if (m->replaying ||
+        (!m->running &&
+         vhost_vdpa_iotlb_obsolete(m->iotlb, VHOST_VDPA_GUEST_ASID) <
+         SMALL_LIMIT)) {
         return;
     }
     if (commit(m, &err)) {
@@ -370,7 +379,7 @@ static void unfollow(VhostVDPAMemory *m)
         memory_listener_unregister(&m->listener);
         m->as = NULL;
     }
-    vhost_vdpa_iotlb_clear(m->iotlb, GUEST_ASID);
+    vhost_vdpa_iotlb_clear(m->iotlb, VHOST_VDPA_GUEST_ASID);
     m->private_bytes = 0;
 }
 
@@ -410,7 +419,8 @@ bool vhost_vdpa_memory_withdraw(VhostVDPAMemory *m, Error **errp)
 {
     Error *err = NULL;
 
-    if (!vhost_vdpa_iotlb_withdraw(m->iotlb, GUEST_ASID, NULL, &err)) {
+    if (!vhost_vdpa_iotlb_withdraw(m->iotlb, VHOST_VDPA_GUEST_ASID, NULL,
+                                   &err)) {
         explain(m, err, errp);
         return false;
     }

@@ -17,6 +17,9 @@
 #include "exec/memory.h"
 #include "vhost-vdpa-uapi.h"
 
+/* Address space of the guest's memory; the only one without shadow queues */
+#define VHOST_VDPA_GUEST_ASID 0
+
 typedef struct VhostVDPAMemory VhostVDPAMemory;
 
 /**
@@ -66,8 +69,8 @@ bool vhost_vdpa_memory_commit(VhostVDPAMemory *m, AddressSpace *as,
  * @m: the memory
  * @running: changes must reach the device at once
  *
- * While it does not run, small changes are left for the next
- * vhost_vdpa_memory_commit().
+ * While it does not run, changes are left for the next
+ * vhost_vdpa_memory_commit(), unless 1 MiB or more are gone.
  */
 void vhost_vdpa_memory_set_running(VhostVDPAMemory *m, bool running);
 

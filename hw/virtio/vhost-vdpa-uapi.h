@@ -78,7 +78,7 @@ int vhost_vdpa_uapi_get_config(const VhostVDPANode *n, uint32_t offset,
 int vhost_vdpa_uapi_set_config(const VhostVDPANode *n, uint32_t offset,
                                const void *buf, uint32_t size, Error **errp);
 
-/** @fd: an eventfd, or -1 to unbind; the kernel takes its own reference */
+/* @fd is an eventfd, or -1 to unbind; the kernel takes its own reference */
 int vhost_vdpa_uapi_set_config_call(const VhostVDPANode *n, int fd,
                                     Error **errp);
 
@@ -101,12 +101,12 @@ int vhost_vdpa_uapi_resume(const VhostVDPANode *n, Error **errp);
 /* @vq is the absolute virtqueue index, from 0, of the whole device */
 int vhost_vdpa_uapi_set_vring_num(const VhostVDPANode *n, unsigned vq,
                                   uint32_t entries, Error **errp);
-/** @base: next available entry; packed rings encode wrap counters with it */
+/* @base is the next available entry; packed rings have wrap counters in it */
 int vhost_vdpa_uapi_set_vring_base(const VhostVDPANode *n, unsigned vq,
                                    uint32_t base, Error **errp);
 int vhost_vdpa_uapi_get_vring_base(const VhostVDPANode *n, unsigned vq,
                                    uint32_t *base, Error **errp);
-/** @desc, @avail, @used: I/O virtual addresses of the three parts */
+/* @desc, @avail and @used are I/O virtual addresses of the three parts */
 int vhost_vdpa_uapi_set_vring_addr(const VhostVDPANode *n, unsigned vq,
                                    uint64_t desc, uint64_t avail,
                                    uint64_t used, Error **errp);

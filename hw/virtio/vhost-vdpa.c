@@ -60,6 +60,7 @@ typedef struct VhostVDPADoorbell {
  * @configured: the above were accepted since the last reset
  * @enabled: the device was told to process it
  * @ran: it was processed since @base was set, so @base is out of date
+ * @lost: it cannot be told how far the device got
  * @doorbell: what notifies it without QEMU, or NULL
  */
 struct VhostVDPARing {
@@ -72,6 +73,7 @@ struct VhostVDPARing {
     bool configured;
     bool enabled;
     bool ran;
+    bool lost;
     VhostVDPADoorbell *doorbell;
 };
 
@@ -80,18 +82,22 @@ struct VhostVDPARing {
     (BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_F_ACCESS_PLATFORM))
 
 /*
- * Transport features, bits 28 to 40, that pass through unchanged.  Of the
- * others, RING_RESET has no ioctl, a kick eventfd carries no notification
- * data, and the rest is about transports that the guest does not see.
+ * Bits 28 to 49, which are reserved for transport and rings, and those of them
+ * that pass through unchanged.  Of the others, RING_RESET has no ioctl, a kick
+ * eventfd carries no notification data, and the rest is about transports that
+ * the guest does not see.
  */
 #define PASSED_TRANSPORT_FEATURES \
     (BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC) | BIT_ULL(VIRTIO_RING_F_EVENT_IDX) | \
      BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_F_ACCESS_PLATFORM) | \
      BIT_ULL(VIRTIO_F_RING_PACKED) | BIT_ULL(VIRTIO_F_IN_ORDER) | \
      BIT_ULL(VIRTIO_F_ORDER_PLATFORM))
-#define TRANSPORT_FEATURES MAKE_64BIT_MASK(28, 13)
+#define TRANSPORT_FEATURES MAKE_64BIT_MASK(28, 22)
 
-/* Everything that Linux defines up to 6.12 */
+/*
+ * Everything that Linux defines up to 6.12.  Nothing depends on DESC_ASID yet,
+ * and not on ENABLE_AFTER_DRIVER_OK as rings are always enabled before that.
+ */
 #define KNOWN_BACKEND_FEATURES \
     (BIT_ULL(VHOST_BACKEND_F_IOTLB_MSG_V2) | \
      BIT_ULL(VHOST_BACKEND_F_IOTLB_BATCH) | \
@@ -104,9 +110,6 @@ struct VhostVDPARing {
 
 /* The most a kernel can accept as ring size (drivers/vhost/vdpa.c) */
 #define MAX_RING_ENTRIES 32768
-
-/* Address space that all virtqueue groups use without shadow virtqueues */
-#define GUEST_ASID 0
 
 static VhostVDPANode node(VhostVDPAShared *s)
 {
@@ -169,9 +172,11 @@ static void append_names(GString *names, const strList *list)
 /* "VIRTIO_F_VERSION_1, VIRTIO_NET_F_MAC, bits 0x1000": for messages */
 static char *feature_names(VhostVDPAShared *s, uint64_t features)
 {
-    /* Types whose features QEMU can name; 9P stands for one that has none */
-    bool known = s->device_id == VIRTIO_ID_NET ||
-                 s->device_id == VIRTIO_ID_BLOCK;
+    /* Types that this QEMU can name features of; 9P stands for the others */
+    bool known = (s->device_id == VIRTIO_ID_NET &&
+                  object_class_by_name(TYPE_VIRTIO_NET)) ||
+                 (s->device_id == VIRTIO_ID_BLOCK &&
+                  object_class_by_name("virtio-blk-device"));
     VirtioDeviceFeatures *decoded =
         qmp_decode_features(known ? s->device_id : VIRTIO_ID_9P, features);
     GString *names = g_string_new(NULL);
@@ -274,13 +279,17 @@ static bool step_query_device(VhostVDPAShared *s, Error **errp)
         return false;
     }
     if (!s->iova_range.last) {
-        int ret = vhost_vdpa_get_iova_range(s->device_fd, &s->iova_range);
+        Error *err = NULL;
+        int ret = vhost_vdpa_uapi_get_iova_range(&n, &s->iova_range, &err);
 
-        if (ret) {
-            error_setg_errno(errp, -ret, "vhost-vdpa device '%s': cannot ask "
-                             "for the range of usable addresses "
-                             "(VHOST_VDPA_GET_IOVA_RANGE)", s->name);
+        if (ret && !vhost_vdpa_uapi_unsupported(ret)) {
+            error_propagate(errp, err);
             return false;
+        }
+        if (ret) {
+            /* Linux before 5.10 */
+            error_free(err);
+            s->iova_range.last = UINT64_MAX;
         }
     }
     return true;
@@ -344,9 +353,14 @@ static void needs_reset_bh(void *opaque)
 {
     VirtIODevice *vdev = opaque;
 
-    if (vdev->broken && virtio_vdev_has_feature(vdev, VIRTIO_F_VERSION_1)) {
+    /* It may have been unplugged, or reset, in the meantime */
+    if (qdev_is_realized(DEVICE(vdev)) && vdev->broken &&
+        virtio_vdev_has_feature(vdev, VIRTIO_F_VERSION_1)) {
         vdev->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+        /* A broken device is silent, but this the guest must hear */
+        vdev->broken = false;
         virtio_notify_config(vdev);
+        vdev->broken = true;
     }
     object_unref(OBJECT(vdev));
 }
@@ -459,8 +473,10 @@ static bool step_bind_groups(VhostVDPAShared *s, Error **errp)
     if (s->num_as < 2) {
         return true;
     }
-    for (group = 0; group < s->num_groups; group++) {
-        if (vhost_vdpa_uapi_set_group_asid(&n, group, GUEST_ASID, errp)) {
+    /* The kernel compares with the number of virtqueues as well */
+    for (group = 0; group < MIN(s->num_groups, s->num_vqs); group++) {
+        if (vhost_vdpa_uapi_set_group_asid(&n, group, VHOST_VDPA_GUEST_ASID,
+                                           errp)) {
             return false;
         }
     }
@@ -573,15 +589,12 @@ static void doorbell_free(VhostVDPADoorbell *d)
     g_free(d);
 }
 
-static VhostVDPADoorbell *doorbell_new(VhostVDPA *v, unsigned i)
+static VhostVDPADoorbell *doorbell_new(VhostVDPAShared *s, unsigned vq)
 {
     size_t size = qemu_real_host_page_size();
-    VhostVDPAShared *s = v->shared;
-    unsigned guest_vq = v->dev->vq_index + i;
+    g_autofree char *name = g_strdup_printf("vhost-vdpa-doorbell-%u", vq);
     VhostVDPANode n = node(s);
-    void *page = vhost_vdpa_uapi_map_doorbell(&n, ring_vq(v, i), size);
-    g_autofree char *name = g_strdup_printf("vhost-vdpa-doorbell-%u",
-                                            guest_vq);
+    void *page = vhost_vdpa_uapi_map_doorbell(&n, vq, size);
     VhostVDPADoorbell *d;
 
     if (!page) {
@@ -591,13 +604,6 @@ static VhostVDPADoorbell *doorbell_new(VhostVDPA *v, unsigned i)
     d->page = page;
     memory_region_init_ram_device_ptr(&d->mr, OBJECT(s->vdev), name, size,
                                       page);
-    if (virtio_queue_set_host_notifier_mr(s->vdev, guest_vq, &d->mr, true)) {
-        /* The guest has no page for each queue: page-per-vq=off */
-        object_unparent(OBJECT(&d->mr));
-        doorbell_free(d);
-        return NULL;
-    }
-    s->had_doorbells = true;
     return d;
 }
 
@@ -607,28 +613,69 @@ static bool step_map_doorbells(VhostVDPAShared *s, Error **errp)
     VhostVDPA *v;
     unsigned i;
 
+    memory_region_transaction_begin();
     FOR_EACH_RING(s, v, i) {
-        if (v->rings[i].enabled) {
-            v->rings[i].doorbell = doorbell_new(v, i);
+        VhostVDPARing *r = &v->rings[i];
+        unsigned guest_vq = v->dev->vq_index + i;
+        VhostVDPADoorbell *d;
+
+        /* The guest writes the index that it knows */
+        if (!r->enabled || ring_vq(v, i) != guest_vq) {
+            continue;
         }
+        d = doorbell_new(s, guest_vq);
+        if (!d) {
+            continue;
+        }
+        if (virtio_queue_set_host_notifier_mr(s->vdev, guest_vq, &d->mr,
+                                              true)) {
+            /* The guest has no page for each queue: page-per-vq=off */
+            object_unparent(OBJECT(&d->mr));
+            doorbell_free(d);
+            goto out;
+        }
+        r->doorbell = d;
     }
+out:
+    memory_region_transaction_commit();
     return true;
 }
 
 static bool step_unmap_doorbells(VhostVDPAShared *s, Error **errp)
 {
+    size_t size = qemu_real_host_page_size();
     VhostVDPA *v;
     unsigned i;
+
+    memory_region_transaction_begin();
+    FOR_EACH_RING(s, v, i) {
+        if (v->rings[i].doorbell) {
+            virtio_queue_set_host_notifier_mr(s->vdev, v->dev->vq_index + i,
+                                              &v->rings[i].doorbell->mr,
+                                              false);
+        }
+    }
+    memory_region_transaction_commit();
 
     FOR_EACH_RING(s, v, i) {
         VhostVDPADoorbell *d = g_steal_pointer(&v->rings[i].doorbell);
 
-        if (d) {
-            virtio_queue_set_host_notifier_mr(s->vdev, v->dev->vq_index + i,
-                                              &d->mr, false);
-            object_unparent(OBJECT(&d->mr));
-            call_rcu(d, doorbell_free, rcu);
+        if (!d) {
+            continue;
         }
+        object_unparent(OBJECT(&d->mr));
+        /*
+         * The device's page would keep its file open after a close.  A vCPU
+         * that found it before it was removed may write to any other page.
+         */
+        if (mmap(d->page, size, PROT_READ | PROT_WRITE,
+                 MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) !=
+            d->page) {
+            warn_report("vhost-vdpa device '%s': cannot replace a doorbell "
+                        "page: %s; the device may stay busy for a moment",
+                        s->name, strerror(errno));
+        }
+        call_rcu(d, doorbell_free, rcu);
     }
     return true;
 }
@@ -649,14 +696,33 @@ static bool step_kick_rings(VhostVDPAShared *s, Error **errp)
 }
 
 /*
+ * The kernel never takes kicks out of an eventfd.  QEMU would find them there
+ * when it takes the rings back, and do what is the device's to do, like
+ * carrying out a control command.
+ */
+static bool step_drain_kicks(VhostVDPAShared *s, Error **errp)
+{
+    VhostVDPA *v;
+    unsigned i;
+
+    FOR_EACH_RING(s, v, i) {
+        event_notifier_test_and_clear(
+            virtio_queue_get_host_notifier(ring_virtqueue(v, i)));
+    }
+    return true;
+}
+
+/*
  * Whether a driver keeps its translations at a reset is anybody's guess unless
  * the backend says so; the vhost layer always keeps its own and would refuse
- * to map them a second time.
+ * to map them a second time.  A device that does not let itself be reset, when
+ * the guest is about to use the memory for something else, loses it anyhow.
  */
 static bool step_withdraw_memory(VhostVDPAShared *s, Error **errp)
 {
     vhost_vdpa_memory_set_running(s->memory, false);
-    if (has_backend_feature(s, VHOST_BACKEND_F_IOTLB_PERSIST)) {
+    if (has_backend_feature(s, VHOST_BACKEND_F_IOTLB_PERSIST) &&
+        !s->reset_failed) {
         return true;
     }
     return vhost_vdpa_memory_withdraw(s->memory, errp);
@@ -706,11 +772,17 @@ typedef struct VhostVDPATransition {
     VhostVDPAState from;
     VhostVDPAState to;
     VhostVDPAStep *steps[8];
-    VhostVDPAStep *undo[4];
+    VhostVDPAStep *undo[5];
     VhostVDPAState otherwise;
 } VhostVDPATransition;
 
-#define RESET_STEPS { step_unmap_doorbells, step_withdraw_memory, step_reset }
+/* The order that the kernel's interface asks for, for a device at rest */
+#define RESET_STEPS \
+    { step_withdraw_memory, step_reset, step_withdraw_memory }
+/* One that may be working must not lose memory that it was given */
+#define RESET_RUNNING_STEPS \
+    { step_unmap_doorbells, step_reset, step_withdraw_memory, \
+      step_drain_kicks }
 /* The kernel resets and unmaps when the file is closed, which follows */
 #define CLOSE_STEPS { step_drop_memory, step_allow_discard }
 
@@ -727,25 +799,25 @@ static const VhostVDPATransition transitions[] = {
         .from = VHOST_VDPA_OWNED, .to = VHOST_VDPA_CONFIGURED,
         .steps = { step_retry_reset, step_acknowledge, step_send_features,
                    step_bind_groups, step_commit_memory },
-        .undo = RESET_STEPS,
+        .undo = RESET_RUNNING_STEPS,
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_CONFIGURED, .to = VHOST_VDPA_RUNNING,
         .steps = { step_commit_memory, step_send_interrupts,
                    step_enable_rings, step_driver_ok, step_map_doorbells,
                    step_kick_rings },
-        .undo = RESET_STEPS,
+        .undo = RESET_RUNNING_STEPS,
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_RUNNING, .to = VHOST_VDPA_SUSPENDED,
-        .steps = { step_unmap_doorbells, step_suspend },
-        .undo = RESET_STEPS,
+        .steps = { step_unmap_doorbells, step_suspend, step_drain_kicks },
+        .undo = RESET_RUNNING_STEPS,
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_SUSPENDED, .to = VHOST_VDPA_RUNNING,
         .steps = { step_commit_memory, step_send_interrupts, step_resume,
                    step_enable_rings, step_map_doorbells, step_kick_rings },
-        .undo = RESET_STEPS,
+        .undo = RESET_RUNNING_STEPS,
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_CONFIGURED, .to = VHOST_VDPA_OWNED,
@@ -753,7 +825,7 @@ static const VhostVDPATransition transitions[] = {
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_RUNNING, .to = VHOST_VDPA_OWNED,
-        .steps = RESET_STEPS,
+        .steps = RESET_RUNNING_STEPS,
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_SUSPENDED, .to = VHOST_VDPA_OWNED,
@@ -794,7 +866,8 @@ static bool change_state(VhostVDPAShared *s, VhostVDPAState to, Error **errp)
         assert(t < transitions + ARRAY_SIZE(transitions));
     }
     keep_going = t->to == t->otherwise;
-    for (i = 0; t->steps[i] && (ok || keep_going); i++) {
+    for (i = 0; i < ARRAY_SIZE(t->steps) && t->steps[i] &&
+                (ok || keep_going); i++) {
         Error *err = NULL;
 
         if (!t->steps[i](s, &err)) {
@@ -805,7 +878,7 @@ static bool change_state(VhostVDPAShared *s, VhostVDPAState to, Error **errp)
         }
     }
     if (!ok) {
-        for (i = 0; t->undo[i]; i++) {
+        for (i = 0; i < ARRAY_SIZE(t->undo) && t->undo[i]; i++) {
             t->undo[i](s, NULL);
         }
     }
@@ -877,11 +950,6 @@ void vhost_vdpa_shared_close(VhostVDPAShared *s)
     }
     assert(QTAILQ_EMPTY(&s->devs));
     change_state(s, VHOST_VDPA_CLOSED, NULL);
-    if (s->had_doorbells) {
-        /* A page still mapped would keep the device busy after its close */
-        drain_call_rcu();
-        s->had_doorbells = false;
-    }
     g_clear_pointer(&s->name, g_free);
     s->open = false;
 }
@@ -910,18 +978,6 @@ int vhost_vdpa_read_config(VhostVDPAShared *s, void *config, size_t size,
 }
 
 /* --- VhostOps --- */
-
-/*
- * Functions that the vhost core calls without an Error report what they
- * know, then return what the core will report as well.
- */
-static int report(int ret, Error *err)
-{
-    if (ret) {
-        error_report_err(err);
-    }
-    return ret;
-}
 
 static int vhost_vdpa_init(struct vhost_dev *dev, void *opaque, Error **errp)
 {
@@ -1006,6 +1062,19 @@ static int vhost_vdpa_get_features(struct vhost_dev *dev, uint64_t *features)
     return 0;
 }
 
+/* Did the last start set up any of these rings? */
+static bool took_part(VhostVDPA *v)
+{
+    unsigned i;
+
+    for (i = 0; i < v->dev->nvqs; i++) {
+        if (v->rings[i].configured) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Does the device stand exactly where the guest's rings stand? */
 static bool can_resume(VhostVDPAShared *s, VirtIODevice *vdev,
                        uint64_t features)
@@ -1017,13 +1086,17 @@ static bool can_resume(VhostVDPAShared *s, VirtIODevice *vdev,
         return false;
     }
     QTAILQ_FOREACH(v, &s->devs, entry) {
-        for (i = 0; i < v->dev->nvqs; i++) {
+        for (i = 0; took_part(v) && i < v->dev->nvqs; i++) {
             unsigned n = v->dev->vq_index + i;
             VhostVDPARing *r = &v->rings[i];
+            hwaddr desc = virtio_queue_get_desc_addr(vdev, n);
 
+            if (r->configured != !!desc || r->lost) {
+                return false;
+            }
             if (r->configured &&
                 (r->num != virtio_queue_get_num(vdev, n) ||
-                 r->desc != virtio_queue_get_desc_addr(vdev, n) ||
+                 r->desc != desc ||
                  r->avail != virtio_queue_get_avail_addr(vdev, n) ||
                  r->used != virtio_queue_get_used_addr(vdev, n) ||
                  r->base != virtio_queue_get_last_avail_idx(vdev, n) ||
@@ -1035,17 +1108,46 @@ static bool can_resume(VhostVDPAShared *s, VirtIODevice *vdev,
     return true;
 }
 
+/*
+ * A device that has to be set up anew forgets what the guest's driver told it
+ * through the control queue, and the driver does not know.
+ */
+static void warn_of_lost_control_state(VhostVDPAShared *s)
+{
+    VhostVDPA *v;
+
+    QTAILQ_FOREACH(v, &s->devs, entry) {
+        if (v->control_vq && v->rings[0].base && !s->warned_control) {
+            warn_report("vhost-vdpa device '%s': it cannot be resumed, so what "
+                        "the guest set through the control queue (queue "
+                        "pairs, filters) is lost until its driver does so "
+                        "again", s->name);
+            s->warned_control = true;
+        }
+    }
+}
+
+static void forget_lost_rings(VhostVDPAShared *s)
+{
+    VhostVDPA *v;
+    unsigned i;
+
+    QTAILQ_FOREACH(v, &s->devs, entry) {
+        for (i = 0; i < v->dev->nvqs; i++) {
+            v->rings[i].lost = false;
+        }
+    }
+}
+
 static int vhost_vdpa_set_features(struct vhost_dev *dev, uint64_t features)
 {
     VhostVDPA *v = dev->opaque;
     VhostVDPAShared *s = v->shared;
     VirtIODevice *vdev = dev->vdev;
+    /* A new driver has not yet got this bit in when the device starts */
+    bool same_driver = vdev->status & VIRTIO_CONFIG_S_DRIVER_OK;
     Error *err = NULL;
 
-    if (vdev->broken) {
-        /* Reported already; the guest has to reset it first */
-        return -EIO;
-    }
     /*
      * The first part asks for all; control queues have no features of their
      * own.  While running, it is only about dirty logging, which no device has.
@@ -1053,14 +1155,23 @@ static int vhost_vdpa_set_features(struct vhost_dev *dev, uint64_t features)
     if (dev->vq_index || s->state == VHOST_VDPA_RUNNING) {
         return s->state == VHOST_VDPA_OWNED ? -EIO : 0;
     }
+    if (vdev->broken) {
+        /* Reported already; the guest has to reset it first */
+        return -EIO;
+    }
     features &= ~BIT_ULL(VHOST_F_LOG_ALL);
     /* Shown to the guest whatever the device has, so not in what was acked */
     if (s->device_id == VIRTIO_ID_NET) {
         features |= vdev->guest_features & s->device_features &
                     BIT_ULL(VIRTIO_NET_F_MAC);
     }
-    if (s->state == VHOST_VDPA_SUSPENDED && can_resume(s, vdev, features)) {
+    if (!same_driver) {
+        forget_lost_rings(s);
+    } else if (s->state == VHOST_VDPA_SUSPENDED &&
+               can_resume(s, vdev, features)) {
         return 0;
+    } else {
+        warn_of_lost_control_state(s);
     }
     /* Also what a start left behind that failed in the vhost core */
     reset_idle(s, NULL);
@@ -1162,6 +1273,14 @@ static int vhost_vdpa_set_vring_base(struct vhost_dev *dev,
     if (s->state != VHOST_VDPA_CONFIGURED) {
         return 0;
     }
+    if (r->lost) {
+        error_setg(&err, "vhost-vdpa device '%s': it could not tell how far it "
+                   "got in packed virtqueue %u before it was stopped, so the "
+                   "guest's driver must reset it; packed=off avoids this",
+                   s->name, ring->index);
+        device_broken(dev->vdev, err);
+        return -EIO;
+    }
     ret = vhost_vdpa_uapi_set_vring_base(&n, ring->index, ring->num, &err);
     if (ret) {
         device_broken(dev->vdev, err);
@@ -1224,14 +1343,18 @@ static int vhost_vdpa_set_vring_call(struct vhost_dev *dev,
     VhostVDPAShared *s = v->shared;
     VhostVDPANode n = node(s);
     Error *err = NULL;
+    int ret;
 
     find_ring(v, file->index)->call_fd = file->fd;
     if (s->state != VHOST_VDPA_RUNNING) {
         /* Sent when the device starts, which has to be done anyway */
         return 0;
     }
-    return report(vhost_vdpa_uapi_set_vring_call(&n, file->index, file->fd,
-                                                 &err), err);
+    ret = vhost_vdpa_uapi_set_vring_call(&n, file->index, file->fd, &err);
+    if (ret) {
+        error_report_err(err);
+    }
+    return ret;
 }
 
 static int vhost_vdpa_set_vring_enable(struct vhost_dev *dev, int enable)
@@ -1273,17 +1396,8 @@ static int vhost_vdpa_get_vring_base(struct vhost_dev *dev,
         if ((s->state != VHOST_VDPA_SUSPENDED ||
              vhost_vdpa_uapi_get_vring_base(&n, ring->index, &base, NULL)) &&
             !recover_base(v, guest_vq, ring->index, &base)) {
-            if (!dev->vdev->vm_running) {
-                Error *err = NULL;
-
-                error_setg(&err, "vhost-vdpa device '%s': it cannot tell how "
-                           "far it got in packed virtqueue %u, so the guest's "
-                           "driver must reset it; use packed=off to be able "
-                           "to stop and continue this guest", s->name,
-                           ring->index);
-                device_broken(dev->vdev, err);
-            }
-            /* Otherwise the guest starts the ring anew, or not at all */
+            /* Of no importance to a driver that starts anew */
+            r->lost = true;
             base = r->base;
         }
         r->base = base;
@@ -1425,6 +1539,7 @@ static int vhost_vdpa_set_config(struct vhost_dev *dev, const uint8_t *data,
     VhostVDPAShared *s = v->shared;
     VhostVDPANode n = node(s);
     Error *err = NULL;
+    int ret;
 
     /* What the guest can see but the device does not have is QEMU's own */
     if (offset >= s->config_size) {
@@ -1434,8 +1549,11 @@ static int vhost_vdpa_set_config(struct vhost_dev *dev, const uint8_t *data,
     if (!size) {
         return 0;
     }
-    return report(vhost_vdpa_uapi_set_config(&n, offset, data, size, &err),
-                  err);
+    ret = vhost_vdpa_uapi_set_config(&n, offset, data, size, &err);
+    if (ret) {
+        error_report_err(err);
+    }
+    return ret;
 }
 
 static int vhost_vdpa_set_config_call(struct vhost_dev *dev, int fd)
@@ -1450,7 +1568,10 @@ static int vhost_vdpa_set_config_call(struct vhost_dev *dev, int fd)
     if (fd == s->config_call_fd) {
         return 0;
     }
-    ret = report(vhost_vdpa_uapi_set_config_call(&n, fd, &err), err);
+    ret = vhost_vdpa_uapi_set_config_call(&n, fd, &err);
+    if (ret) {
+        error_report_err(err);
+    }
     /* On failure the kernel has already dropped the old one */
     s->config_call_fd = ret ? -1 : fd;
     return ret;

@@ -1163,6 +1163,42 @@ static void test_small_limit(void)
     world_free(w);
 }
 
+static void test_obsolete(void)
+{
+    World *w = world_new_logged(true, 16 * PAGE);
+
+    g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 0);
+    add(w, 0, 0, 31, 100, RW, 1);
+    g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 0);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [0,15] @100 rw\n"
+              "map 0 [16,31] @116 rw\n"
+              "end 0\n");
+
+    /* Gone, elsewhere, other permission; come back; new */
+    del(w, 0, 30, 31);
+    g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 2 * PAGE);
+    add(w, 0, 14, 16, 300, RW, 1);
+    g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 5 * PAGE);
+    add(w, 0, 20, 20, 120, RO, 1);
+    g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 6 * PAGE);
+    add(w, 0, 14, 16, 114, RW, 1);
+    g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 3 * PAGE);
+    del(w, 0, 0, 29);
+    add(w, 0, 0, 31, 100, RW, 2);
+    g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 0);
+    del(w, 0, 0, 31);
+    g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 32 * PAGE);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,15]\n"
+              "unmap 0 [16,31]\n"
+              "end 0\n");
+    g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 0);
+    world_free(w);
+}
+
 static void test_growth(void)
 {
     World *w = world_new_logged(true, 0);
@@ -2366,6 +2402,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-vdpa-iotlb/batching", test_batching);
     g_test_add_func("/vhost-vdpa-iotlb/merge", test_merge);
     g_test_add_func("/vhost-vdpa-iotlb/small-limit", test_small_limit);
+    g_test_add_func("/vhost-vdpa-iotlb/obsolete", test_obsolete);
     g_test_add_func("/vhost-vdpa-iotlb/growth", test_growth);
     g_test_add_func("/vhost-vdpa-iotlb/split", test_split);
     g_test_add_func("/vhost-vdpa-iotlb/nothing-changed", test_nothing_changed);

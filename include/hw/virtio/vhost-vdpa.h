@@ -13,7 +13,7 @@
 #include "hw/virtio/virtio.h"
 #include "standard-headers/linux/vhost_types.h"
 
-typedef struct VhostVDPAMemory VhostVDPAMemory;
+struct VhostVDPAMemory;
 typedef struct VhostVDPARing VhostVDPARing;
 typedef struct VhostVDPAShared VhostVDPAShared;
 typedef struct vhost_vdpa VhostVDPA;
@@ -69,8 +69,8 @@ struct VhostVDPAShared {
     VhostVDPAState state;
     bool open;
     bool reset_failed;          /* to be tried again before the next use */
-    bool had_doorbells;         /* since it was opened */
     bool warned_ring;           /* of rings larger than @max_ring */
+    bool warned_control;        /* of settings lost */
     uint32_t device_id;
     uint32_t num_vqs;           /* UINT32_MAX: the kernel cannot tell */
     uint32_t num_groups;
@@ -81,8 +81,8 @@ struct VhostVDPAShared {
     uint64_t backend_features;
     uint64_t features;          /* accepted by FEATURES_OK */
     int config_call_fd;         /* -1: none */
-    VirtIODevice *vdev;         /* valid while configured or running */
-    VhostVDPAMemory *memory;
+    VirtIODevice *vdev;         /* may be gone while closed, owned, suspended */
+    struct VhostVDPAMemory *memory;
     QTAILQ_HEAD(, vhost_vdpa) devs;
 };
 
@@ -93,9 +93,9 @@ struct VhostVDPAShared {
  * owner but for the first two members; the rest is the backend's.
  *
  * @shared: the device, which must outlive this
- * @control_vq: the index of this virtqueue differs between guest and device:
- *              it is @control_vq for the device once VIRTIO_NET_F_MQ was
- *              negotiated.  0 for queues that keep their index
+ * @control_vq: 0, or for a control queue its index for the device once
+ *              VIRTIO_NET_F_MQ was negotiated; the guest may have been given
+ *              fewer queue pairs, and knows another one
  */
 struct vhost_vdpa {
     VhostVDPAShared *shared;
@@ -138,7 +138,7 @@ bool vhost_vdpa_shared_open(VhostVDPAShared *s, Error **errp);
  * @s: no struct vhost_vdpa is left on it
  *
  * Nothing is sent: closing @device_fd, which is the caller's part, resets the
- * device and drops all mappings.  May be called twice.  @s is not freed.
+ * device and drops all mappings.  Does nothing when not open.  @s is not freed.
  */
 void vhost_vdpa_shared_close(VhostVDPAShared *s);
 
