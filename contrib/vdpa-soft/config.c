@@ -174,19 +174,41 @@ bool vs_parse_u64(const char *text, bool hex, uint64_t *value)
     return true;
 }
 
-/* A call's name is not looked up: unknown numbers have names of their own. */
+/* close() of a device cannot fail, so CLOSE is none of them */
+static const char *const call_names[] = {
+    "OPEN", "MMAP", "SET_OWNER", "RESET_OWNER", "GET_FEATURES",
+    "SET_FEATURES", "GET_BACKEND_FEATURES", "SET_BACKEND_FEATURES",
+    "SET_MEM_TABLE", "SET_LOG_BASE", "SET_LOG_FD", "GET_DEVICE_ID",
+    "GET_STATUS", "SET_STATUS", "GET_CONFIG", "SET_CONFIG",
+    "GET_CONFIG_SIZE", "SET_CONFIG_CALL", "GET_VRING_NUM",
+    "GET_VRING_SIZE", "SET_VRING_ENABLE", "SET_VRING_NUM", "SET_VRING_BASE",
+    "GET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_KICK", "SET_VRING_CALL",
+    "SET_VRING_ERR", "SET_VRING_ENDIAN", "GET_VRING_ENDIAN",
+    "SET_VRING_BUSYLOOP_TIMEOUT", "GET_VRING_BUSYLOOP_TIMEOUT",
+    "GET_IOVA_RANGE", "GET_AS_NUM", "GET_GROUP_NUM", "GET_VQS_COUNT",
+    "GET_VRING_GROUP", "GET_VRING_DESC_GROUP", "SET_GROUP_ASID", "SUSPEND",
+    "RESUME", "SET_FORK_FROM_OWNER", "GET_FORK_FROM_OWNER",
+    "IOTLB_UPDATE", "IOTLB_INVALIDATE", "IOTLB_BATCH_BEGIN",
+    "IOTLB_BATCH_END",
+};
+
 bool vs_call_is_valid(const char *call)
 {
+    uint64_t number;
     size_t i;
 
-    for (i = 0; call[i]; i++) {
-        if (!g_ascii_isupper(call[i]) && !g_ascii_isdigit(call[i]) &&
-            call[i] != '_' && call[i] != 'x') {
-            return false;
+    for (i = 0; i < G_N_ELEMENTS(call_names); i++) {
+        if (!strcmp(call_names[i], call)) {
+            return true;
         }
     }
-    /* close() of a device cannot fail */
-    return i > 0 && strcmp(call, "CLOSE") != 0;
+    /* those without a name of their own */
+    if (g_str_has_prefix(call, "IOCTL_0x")) {
+        return strlen(call) == strlen("IOCTL_0x") + 8 &&
+               vs_parse_u64(call + strlen("IOCTL_"), false, &number);
+    }
+    return g_str_has_prefix(call, "IOTLB_MSG_") &&
+           vs_parse_u64(call + strlen("IOTLB_MSG_"), false, &number);
 }
 
 bool vs_rule_parse(VsRule *rule, const char *call, const char *occurrence,

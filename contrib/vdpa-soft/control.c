@@ -142,7 +142,7 @@ static void do_link(Request *r)
     int up = choice(r, "up", "down");
 
     if (up >= 0) {
-        vs_node_set_link(r->node, up);
+        vs_node_set_link(r->node, up, &r->error);
     }
 }
 

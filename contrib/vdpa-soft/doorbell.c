@@ -67,11 +67,11 @@ static void *doorbell_thread(void *opaque)
                 continue;
             }
             found = true;
-            vs_node_lock(n);
+            pthread_mutex_lock(&n->lock);
             if (n->open && n->net) {
                 vs_driver_kick(n, d->vq);
             }
-            vs_node_unlock(n);
+            pthread_mutex_unlock(&n->lock);
             vs_node_wake(n);
         }
         pthread_mutex_unlock(&doorbells.lock);
@@ -94,7 +94,7 @@ bool vs_doorbells_mapped(void)
 static int doorbell_add(VsNode *n, int client, void *addr, int prot,
                         int flags, unsigned vq, void **result)
 {
-    const size_t size = VS_PAGE_SIZE;
+    const size_t size = vs_page_size();
     Doorbell *d = g_new0(Doorbell, 1);
     int ret = 0, fd = vs_fd_high(memfd_create("vdpa-doorbell", MFD_CLOEXEC));
 
@@ -155,7 +155,7 @@ out:
 void vs_doorbells_unmap(void *addr, size_t length)
 {
     uintptr_t start = (uintptr_t)addr;
-    const size_t size = VS_PAGE_SIZE;
+    const size_t size = vs_page_size();
     Doorbell **p, *gone = NULL;
 
     pthread_mutex_lock(&doorbells.lock);
@@ -187,7 +187,7 @@ void vs_doorbells_unmap(void *addr, size_t length)
 static int mmap_check(VsNode *n, size_t length, int prot, int flags,
                       off_t offset)
 {
-    const size_t size = VS_PAGE_SIZE;
+    const size_t size = vs_page_size();
     uint64_t vq = offset / size;
 
     if (n->accmode != O_RDWR) {
@@ -232,7 +232,7 @@ int vs_node_mmap(VsNode *n, int fd, void *addr, size_t length, int prot,
     }
     if (ret == 0) {
         ret = doorbell_add(n, fd, addr, prot, flags,
-                           offset / VS_PAGE_SIZE, result);
+                           offset / vs_page_size(), result);
     }
     snprintf(args, sizeof(args), "{\"offset\":%lld,\"len\":%zu,\"prot\":%d}",
              (long long)offset, length, prot);

@@ -80,20 +80,23 @@ static const char *translate(VsNode *n, uint32_t asid, uint64_t iova,
     }
 }
 
-static bool dma(VsNode *n, uint32_t asid, uint64_t iova, void *buf,
-                size_t size, bool write)
+static const char *copy(uint64_t addr, void *buf, size_t size, bool write)
+{
+    bool ok = write ? vs_guard_dma_write(addr, buf, size)
+                    : vs_guard_dma_read(buf, addr, size);
+
+    return ok ? NULL : "memory is gone or protected";
+}
+
+/* The same for a range that is in several pieces */
+static const char *copy_pieces(VsNode *n, uint32_t asid, uint64_t iova,
+                               uint8_t *buf, size_t size, bool write)
 {
     uint64_t addr, run, done;
-    const char *why;
-    bool ok;
+    const char *why = NULL;
 
-    if (size == 0) {
-        return true;
-    }
-    why = translate(n, asid, iova, size, write, &addr, &run);
     /* nothing is copied unless all of it can be translated */
-    for (done = 0; !why && run < size - done; ) {
-        done += run;
+    for (done = 0; !why && done < size; done += run) {
         why = translate(n, asid, iova + done, size - done, write, &addr,
                         &run);
     }
@@ -101,10 +104,25 @@ static bool dma(VsNode *n, uint32_t asid, uint64_t iova, void *buf,
         why = translate(n, asid, iova + done, size - done, write, &addr,
                         &run);
         if (!why) {
-            ok = write ? vs_guard_dma_write(addr, (char *)buf + done, run)
-                       : vs_guard_dma_read((char *)buf + done, addr, run);
-            why = ok ? NULL : "memory is gone or protected";
+            why = copy(addr, buf + done, run, write);
         }
+    }
+    return why;
+}
+
+static bool dma(VsNode *n, uint32_t asid, uint64_t iova, void *buf,
+                size_t size, bool write)
+{
+    uint64_t addr, run;
+    const char *why;
+
+    if (size == 0) {
+        return true;
+    }
+    why = translate(n, asid, iova, size, write, &addr, &run);
+    if (!why) {
+        why = run == size ? copy(addr, buf, size, write)
+                          : copy_pieces(n, asid, iova, buf, size, write);
     }
     if (why) {
         add_fault(n, asid, iova, size, write, why);

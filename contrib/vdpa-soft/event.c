@@ -31,13 +31,14 @@ static void on_kick(uint64_t key)
     VsNode *n = vs_node_get(key >> 16 & 0xffff);
     unsigned vq = key & 0xffff;
 
-    vs_node_lock(n);
+    /* not the device's lock as well: a kick need not wait for a pass */
+    pthread_mutex_lock(&n->lock);
     /* it may have been replaced after this event was fetched */
     if (n->open && n->net && n->vq[vq].kick_fd >= 0 &&
         n->vq[vq].kick_gen == key >> 32) {
         vs_driver_kick(n, vq);
     }
-    vs_node_unlock(n);
+    pthread_mutex_unlock(&n->lock);
     vs_node_wake(n);
 }
 

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 #include <sys/resource.h>
 #include "memory.h"
 
@@ -25,6 +26,11 @@ typedef struct VsVma {
 
 static pthread_mutex_t charge_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t charged;
+
+size_t vs_page_size(void)
+{
+    return getauxval(AT_PAGESZ);
+}
 
 /*
  * The mappings that end above @addr and begin below @end, and the first one
@@ -131,7 +137,7 @@ bool vs_memory_charge(uint64_t pages, uint64_t *limit, uint64_t *held)
     *limit = UINT64_MAX;
     if (getrlimit(RLIMIT_MEMLOCK, &rlimit) == 0 &&
         rlimit.rlim_cur != RLIM_INFINITY) {
-        *limit = rlimit.rlim_cur / VS_PAGE_SIZE;
+        *limit = rlimit.rlim_cur / vs_page_size();
     }
     pthread_mutex_lock(&charge_lock);
     *held = charged;

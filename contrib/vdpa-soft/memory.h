@@ -10,9 +10,11 @@
 #define VDPA_SOFT_MEMORY_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
-#define VS_PAGE_SIZE 4096u
+/** vs_page_size() - of the kernel, in bytes */
+size_t vs_page_size(void);
 
 /**
  * typedef VsVmaFn - one piece of a walk

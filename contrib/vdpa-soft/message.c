@@ -86,26 +86,27 @@ static int map_piece(void *opaque, uint64_t offset, uint64_t size,
 
 static int map_pa(Update *u, uint64_t size, char **why)
 {
-    uint64_t in_page = u->iova % VS_PAGE_SIZE;
+    const uint64_t page = vs_page_size();
+    uint64_t in_page = u->iova % page;
     uint64_t chunk = u->n->cfg->chunk;
     uint64_t pages, limit, held, offset;
 
-    if (size + in_page + VS_PAGE_SIZE - 1 < size) {
+    if (size + in_page + page - 1 < size) {
         *why = g_strdup("EINVAL: too large to be rounded to pages");
         return -EINVAL;
     }
-    pages = (size + in_page + VS_PAGE_SIZE - 1) / VS_PAGE_SIZE;
+    pages = (size + in_page + page - 1) / page;
     if (!vs_memory_charge(pages, &limit, &held)) {
         *why = g_strdup_printf("ENOMEM: RLIMIT_MEMLOCK allows %" PRIu64
                                " bytes, %" PRIu64 " are locked and %" PRIu64
-                               " more are asked for", limit * VS_PAGE_SIZE,
-                               held * VS_PAGE_SIZE, pages * VS_PAGE_SIZE);
+                               " more are asked for", limit * page,
+                               held * page, pages * page);
         return -ENOMEM;
     }
     /* each is rounded on its own: offsets that differ are lost, as there */
     u->iova -= in_page;
-    u->uaddr -= u->uaddr % VS_PAGE_SIZE;
-    size = pages * VS_PAGE_SIZE;
+    u->uaddr -= u->uaddr % page;
+    size = pages * page;
     if (!vs_memory_check(u->uaddr, size, u->perm & VS_PERM_WO)) {
         vs_memory_release(pages);
         *why = g_strdup_printf("EFAULT: not all of 0x%" PRIx64 "..0x%" PRIx64
@@ -119,7 +120,7 @@ static int map_pa(Update *u, uint64_t size, char **why)
         if (chunk) {
             piece = MIN(piece, chunk - (u->uaddr + offset) % chunk);
         }
-        add_mapping(u, offset, piece, piece / VS_PAGE_SIZE);
+        add_mapping(u, offset, piece, piece / page);
         offset += piece;
     }
     return 0;

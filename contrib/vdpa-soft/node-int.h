@@ -156,7 +156,8 @@ int64_t vs_clock_ns(void);
 void vs_close_fd(int *fd);
 
 /*
- * driver.c: what the kernel would ask the vDPA device.  All locked.
+ * driver.c: what the kernel would ask the vDPA device.  All locked, but for
+ * vs_driver_kick().
  */
 
 /** vs_driver_host() - what the network device is to call */
@@ -185,7 +186,7 @@ void vs_driver_reset(VsNode *n, bool clean_map);
 /** vs_driver_index_valid() - mlx5 knows its queues only by the features */
 bool vs_driver_index_valid(const VsNode *n, unsigned vq);
 
-/** vs_driver_kick() - a doorbell of @vq */
+/** vs_driver_kick() - a doorbell of @vq; n->lock is enough */
 void vs_driver_kick(VsNode *n, unsigned vq);
 
 /** vs_driver_config_changed() - a config interrupt, if it has them */

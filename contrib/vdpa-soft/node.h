@@ -126,9 +126,12 @@ void vs_node_mappings_json(VsNode *node, GString *out);
 void vs_node_faults_json(VsNode *node, GString *out);
 void vs_node_captured_json(VsNode *node, GString *out);
 
-/* What it can do */
+/*
+ * What it can do.  Those that can fail return false then, with a sentence in
+ * @error.
+ */
 void vs_node_clear(VsNode *node);
-void vs_node_set_link(VsNode *node, bool up);
+bool vs_node_set_link(VsNode *node, bool up, char **error);
 bool vs_node_announce(VsNode *node, char **error);
 bool vs_node_needs_reset(VsNode *node, char **error);
 void vs_node_add_rule(VsNode *node, const VsRule *rule);

@@ -210,6 +210,11 @@ OPENAT_2(__openat64_2)
  * Looking
  */
 
+static bool is_empty(const char *path)
+{
+    return !path || !*path;
+}
+
 #define FILL_STAT(st, n) do {                                   \
         memset((st), 0, sizeof(*(st)));                         \
         (st)->st_mode = S_IFCHR | 0600;                         \
@@ -250,7 +255,7 @@ OPENAT_2(__openat64_2)
     {                                                                   \
         VsNode *n = by_path(path);                                      \
                                                                         \
-        if (!n && flags & AT_EMPTY_PATH && !*path) {                    \
+        if (!n && flags & AT_EMPTY_PATH && is_empty(path)) {            \
             n = lookup(dir);                                            \
         }                                                               \
         if (!n) {                                                       \
@@ -276,6 +281,33 @@ FSTAT(fstat64, struct stat64 *)
 FSTATAT(fstatat, struct stat *)
 FSTATAT(fstatat64, struct stat64 *)
 #pragma GCC diagnostic pop
+#endif
+
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 28)
+EXPORT int statx(int dir, const char *restrict path, int flags,
+                 unsigned mask, struct statx *restrict st)
+{
+    VsNode *n = by_path(path);
+
+    if (!n && flags & AT_EMPTY_PATH && is_empty(path)) {
+        n = lookup(dir);
+    }
+    if (!n) {
+        return REAL(statx)(dir, path, flags, mask, st);
+    }
+    memset(st, 0, sizeof(*st));
+    st->stx_mask = STATX_TYPE | STATX_MODE | STATX_NLINK | STATX_UID |
+                   STATX_GID | STATX_INO;
+    st->stx_mode = S_IFCHR | 0600;
+    st->stx_nlink = 1;
+    st->stx_uid = geteuid();
+    st->stx_gid = getegid();
+    st->stx_ino = vs_node_index(n) + 1;
+    st->stx_rdev_major = NODE_MAJOR;
+    st->stx_rdev_minor = vs_node_index(n);
+    st->stx_blksize = 4096;
+    return 0;
+}
 #endif
 
 /* The node may be read and written by whoever runs the program. */
@@ -565,11 +597,12 @@ MMAP(mmap64, off64_t)
 
 EXPORT int munmap(void *addr, size_t length)
 {
-    int ret = REAL(munmap)(addr, length);
+    int err, ret = REAL(munmap)(addr, length);
 
     if (ret == 0 && vs_doorbells_mapped()) {
+        err = errno;
         vs_doorbells_unmap(addr, length);
-        errno = 0;
+        errno = err;
     }
     return ret;
 }

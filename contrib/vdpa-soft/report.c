@@ -357,14 +357,20 @@ void vs_node_clear(VsNode *n)
     vs_node_wake(n);
 }
 
-void vs_node_set_link(VsNode *n, bool up)
+bool vs_node_set_link(VsNode *n, bool up, char **error)
 {
+    bool ok = false;
+
     vs_node_lock(n);
-    if (n->net) {
+    if (!n->net) {
+        *error = g_strdup("the node was never opened");
+    } else {
         vs_net_set_link(n->net, up);
+        ok = true;
     }
     vs_node_unlock(n);
     vs_node_wake(n);
+    return ok;
 }
 
 bool vs_node_announce(VsNode *n, char **error)

@@ -70,8 +70,9 @@
 
 static int node;
 static int control = -1;
-/* volatile, or the compiler sees what is wrong with them */
+/* volatile, or the compiler sees what is wrong with it */
 static void *volatile nowhere = (void *)8;
+/* volatile: as above */
 static void *volatile beyond = (void *)-4096L;
 
 /* Returns: the reply to a request, g_malloc'd, without its line break */
@@ -235,6 +236,7 @@ static void wait_value(const char *key, const char *op, uint64_t value)
 static void case_open(void)
 {
     struct stat st;
+    struct statx stx;
     struct pollfd p;
     int other, flags;
     char byte;
@@ -242,6 +244,8 @@ static void case_open(void)
     g_assert_works(stat(PATH, &st));
     g_assert_true(S_ISCHR(st.st_mode));
     g_assert_works(access(PATH, R_OK | W_OK));
+    g_assert_works(statx(AT_FDCWD, PATH, 0, STATX_TYPE, &stx));
+    g_assert_true(S_ISCHR(stx.stx_mode));
     open_node();
     g_assert_works(fstat(node, &st));
     g_assert_true(S_ISCHR(st.st_mode));
@@ -1654,6 +1658,53 @@ static void case_fail(void)
     g_assert_works(set_status(1));
 }
 
+/* All names that the transcript knows are names for `fail`. */
+static void case_names(void)
+{
+    unsigned long cmd[] = {
+        VHOST_SET_OWNER, VHOST_RESET_OWNER, VHOST_GET_FEATURES,
+        VHOST_SET_FEATURES, VHOST_GET_BACKEND_FEATURES,
+        VHOST_SET_BACKEND_FEATURES, VHOST_SET_MEM_TABLE, VHOST_SET_LOG_BASE,
+        VHOST_SET_LOG_FD, VHOST_VDPA_GET_DEVICE_ID, VHOST_VDPA_GET_STATUS,
+        VHOST_VDPA_SET_STATUS, VHOST_VDPA_GET_CONFIG, VHOST_VDPA_SET_CONFIG,
+        VHOST_VDPA_GET_CONFIG_SIZE, VHOST_VDPA_SET_CONFIG_CALL,
+        VHOST_VDPA_GET_VRING_NUM, VHOST_VDPA_GET_VRING_SIZE,
+        VHOST_VDPA_SET_VRING_ENABLE, VHOST_SET_VRING_NUM,
+        VHOST_SET_VRING_BASE, VHOST_GET_VRING_BASE, VHOST_SET_VRING_ADDR,
+        VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR,
+        VHOST_SET_VRING_ENDIAN, VHOST_GET_VRING_ENDIAN,
+        VHOST_SET_VRING_BUSYLOOP_TIMEOUT, VHOST_GET_VRING_BUSYLOOP_TIMEOUT,
+        VHOST_VDPA_GET_IOVA_RANGE, VHOST_VDPA_GET_AS_NUM,
+        VHOST_VDPA_GET_GROUP_NUM, VHOST_VDPA_GET_VQS_COUNT,
+        VHOST_VDPA_GET_VRING_GROUP, VHOST_VDPA_GET_VRING_DESC_GROUP,
+        VHOST_VDPA_SET_GROUP_ASID, VHOST_VDPA_SUSPEND, VHOST_VDPA_RESUME,
+        VS_SET_FORK_FROM_OWNER, VS_GET_FORK_FROM_OWNER, _IO(0xAF, 0xee),
+    };
+    uint8_t type;
+    size_t i;
+
+    open_node();
+    for (i = 0; i < G_N_ELEMENTS(cmd) + 7; i++) {
+        g_autofree char *reply = NULL, *name = NULL;
+        const char *found;
+        bool ioctl_call = i < G_N_ELEMENTS(cmd);
+        uint64_t arg[8] = { 0 };
+
+        tell("clear");
+        type = ioctl_call ? 0 : i - G_N_ELEMENTS(cmd) + 1;
+#define AGAIN() (ioctl_call ? ioctl(node, cmd[i], arg) : \
+                 msg_as(0, type, 0, PAGE, arg, 0))
+        (void)!AGAIN();
+        reply = ask("transcript");
+        found = strstr(reply, "\"call\":\"");
+        g_assert_nonnull(found);
+        name = g_strndup(found + 8, strcspn(found + 8, "\""));
+        tell("fail %s 1 EXDEV", name);
+        g_assert_fails(AGAIN(), EXDEV);
+#undef AGAIN
+    }
+}
+
 static void case_transcript(void)
 {
     struct vhost_vring_state state = { .index = 2, .num = 9 };
@@ -1716,6 +1767,7 @@ static void case_control(void)
     g_assert_reply("\"value\":\"52:54:00:01:02:03\"",
                    "wait mac == 52:54:00:01:02:03 1");
     g_assert_reply("\"value\":0", "wait status !& 4 1");
+    g_assert_reply("never opened", "link down");
     g_assert_reply("never opened", "inject ffffffffffff5254000102030800");
     open_node();
     g_assert_reply("\"value\":true", "wait open == true 1");
@@ -1834,6 +1886,7 @@ static const struct {
     { "doorbell", case_doorbell, "--doorbell on" },
     { "fail", case_fail, "--fail OPEN:2:EIO "
       "--fail GET_FEATURES:1:EOPNOTSUPP:always" },
+    { "names", case_names, "" },
     { "transcript", case_transcript, "" },
     { "control", case_control, "--mac 52:54:00:01:02:03" },
     { "wait", case_wait, "" },
@@ -1877,7 +1930,8 @@ static void run_case(gconstpointer data)
     command = g_strdup_printf("%s --case %s", self, cases[i].name);
     err = run_launcher(options, command, &status);
     if (status) {
-        g_test_message("status 0x%x\n%s", status, err);
+        g_test_message("status 0x%x", status);
+        g_test_message("%s", err);
         g_test_fail();
     }
 }
@@ -1907,6 +1961,8 @@ static void test_launcher(void)
         { "--fail SET_STATUS:0:EIO", "not a number from 1" },
         { "--fail SET_STATUS:1:EWHAT", "neither a name" },
         { "--fail CLOSE:1:EIO", "not a call that can fail" },
+        { "--fail SETSTATUS:1:EIO", "not a call that can fail" },
+        { "--fail IOCTL_0x12:1:EIO", "not a call that can fail" },
         { "--slow SET_STATUS", "CALL=MILLISECONDS" },
         { "--add-feature 64", "a bit from 0 to 63" },
         { "--features 1g", "hexadecimal" },
@@ -1969,7 +2025,8 @@ static void test_shell(void)
                                   runs[i].options);
         err = run_launcher(options, command, &status);
         if (status) {
-            g_test_message("%s: status 0x%x\n%s", command, status, err);
+            g_test_message("%s: status 0x%x", command, status);
+            g_test_message("%s", err);
             g_test_fail();
         }
     }
