@@ -11,7 +11,8 @@
 ##                       ONLY=PATTERN runs the tests whose name matches,
 ##                       V=1 shows each test
 ## make build            only compile
-## make graft TREE=DIR   put the backend into a QEMU 10.0 source tree
+## make graft TREE=DIR   put the backend into a QEMU 10.0 source tree;
+##                       PATCHES=1 applies what is in patches/, too
 ## make ungraft TREE=DIR take it out again
 ## make patches          write it as a patch series, to build/patches/series
 ## make check-patches    compile QEMU after each patch of the series
@@ -52,6 +53,7 @@ graft ungraft:
 	@test -n "$(TREE)" || \
 	    { echo 'error: say which tree: make $@ TREE=DIR' >&2; exit 1; }
 	@$(GRAFT) $(if $(filter ungraft,$@),--undo) $(if $(FORCE),--force) \
+	    $(if $(PATCHES),--patches) \
 	    -- "$(TREE)"
 
 patches:

@@ -14,6 +14,10 @@ repository. Where a file needs several edits, or commentary, it is cut into
 parts by lines such as "# graft: NAME"; what comes before the first of them
 is commentary. Without such a line the whole file is the one part.
 
+Small improvements of other QEMU files are no part of the graft, but patches
+of their own in patches/. With --patches those that fit the tree are applied,
+and taken out again, together with it.
+
 The originals and a manifest are kept in the tree, in .vhost-vdpa-graft, so
 that --undo gives back the tree byte for byte, and so that a second graft
 starts from the originals. Files that do not change are not written, which
@@ -39,6 +43,7 @@ SERIES = '10.0'
 # From this patch level on, a version is a development snapshot of the next
 DEVELOPMENT = 50
 HASHES = 'scripts/graft.sha256'
+PATCHES = 'patches'
 
 REMOVED = [
     'hw/virtio/vhost-iova-tree.c',
@@ -241,6 +246,69 @@ def edited(path, original, repository=REPOSITORY, only=None):
     return ''.join(lines).encode('utf-8')
 
 
+def applied(patch, original):
+    """Files after a patch in "git format-patch" form, None if it does not fit
+
+    @patch: its text
+    @original: function that returns the content of a file before it
+    """
+    files = {}
+    path = old = new = None
+
+    def finish():
+        """Replace the lines of one hunk, which must be there once"""
+        if old is None:
+            return True
+        lines = files[path]
+        found = [i for i in range(len(lines) - len(old) + 1)
+                 if lines[i:i + len(old)] == old]
+        if len(found) == 1:
+            files[path] = (lines[:found[0]] + new +
+                           lines[found[0] + len(old):])
+        return len(found) == 1
+
+    for line in patch.splitlines(keepends=True):
+        if line.startswith(('diff --git ', '@@ ')):
+            if not finish():
+                return None
+            old = new = None
+            if line[0] == '@':
+                old, new = [], []
+        elif old is not None:
+            if line[0] in ' -':
+                old.append(line[1:])
+            if line[0] in ' +':
+                new.append(line[1:])
+        elif line.startswith('+++ b/'):
+            path = line[len('+++ b/'):].rstrip('\n')
+            content = original(path)
+            if content is None:
+                return None
+            files[path] = content.decode('utf-8').splitlines(keepends=True)
+    if not finish():
+        return None
+    return {name: ''.join(lines).encode('utf-8')
+            for name, lines in files.items()}
+
+
+def improvements(tree):
+    """[(path of a patch, {file: content after it})] for those that fit"""
+    result = []
+    contents = {}
+    folder = os.path.join(REPOSITORY, PATCHES)
+    for name in sorted(os.listdir(folder) if os.path.isdir(folder) else []):
+        if not name.endswith('.patch'):
+            continue
+        path = os.path.join(folder, name)
+        files = applied(
+            read(path).decode('utf-8'),
+            lambda name: contents.get(name) or tree.original(name))
+        if files is not None:
+            contents.update(files)
+            result.append((path, files))
+    return result
+
+
 def known_hashes(version):
     """SHA-256 of the files we touch in a pristine tree, {} if not recorded"""
     hashes = {}
@@ -415,8 +483,11 @@ class Tree:
             self.manifest['folders'].remove(path)
 
 
-def graft(path, force=False):
-    """Put our files into the tree @path; returns how many were written"""
+def graft(path, force=False, patches=False):
+    """Put our files into the tree @path; returns how many were written
+
+    @patches: apply what fits of patches/, too
+    """
     tree = Tree(path)
     if tree.manifest:
         if tree_version(path) != tree.manifest['version']:
@@ -439,6 +510,10 @@ def graft(path, force=False):
     for name in SHARED:
         content = edited(name, tree.original(name))
         wanted[name] = (content, tree.at(name))
+    for _, files in improvements(tree) if patches else []:
+        for name, content in files.items():
+            assert name not in SHARED and name not in REPLACED
+            wanted[name] = (content, tree.at(name))
 
     # The manifest first, with every content that a file can have on the way:
     # an interrupted graft can then be repeated or undone
@@ -510,6 +585,8 @@ def main():
                         help='print the hashes for ' + HASHES)
     parser.add_argument('--force', action='store_true',
                         help='overwrite changes made since the last graft')
+    parser.add_argument('--patches', action='store_true',
+                        help='apply the patches in ' + PATCHES + '/, too')
     parser.add_argument('--name', help='how messages call TREE')
     parser.add_argument('tree', metavar='TREE', help='QEMU source tree')
     args = parser.parse_args()
@@ -523,7 +600,7 @@ def main():
             ungraft(args.tree, args.force)
             print(f'   {args.tree} is QEMU\'s own again')
         else:
-            written = graft(args.tree, args.force)
+            written = graft(args.tree, args.force, args.patches)
             if written:
                 print(f'   {written} files written to {args.tree}')
     except GraftError as error:

@@ -2,8 +2,8 @@
 """Write the backend as a patch series for QEMU's mailing list
 
 The result, one patch per group of files, is in build/patches/series; the
-text for the cover letter beside it. QEMU compiles after every patch: the
-parts that stand alone come first, one patch then removes QEMU's own
+text for the cover letter beside it. QEMU compiles after every patch: those
+in patches/ and the parts that stand alone come first, one patch then removes QEMU's own
 vhost-vdpa files and puts ours in their place, tests and manual follow.
 
 With --check, apply the series with "git am" to the pristine tree, and
@@ -226,7 +226,9 @@ def make_series(tree, output, identity=None):
         git('init', '--quiet')
         shared = {}
         ours = graft.repository_files()
-        for path in set(graft.REMOVED + list(graft.SHARED) + ours):
+        improvements = graft.improvements(original)
+        improved = [path for _, files in improvements for path in files]
+        for path in set(graft.REMOVED + list(graft.SHARED) + improved + ours):
             content = original.original(path)
             if path in graft.SHARED:
                 shared[path] = content
@@ -234,6 +236,8 @@ def make_series(tree, output, identity=None):
                 put(folder, path, content)
         git('add', '--all')
         git('commit', '--quiet', '--message', 'QEMU')
+        for path, _ in improvements:
+            git('am', '--quiet', '--signoff', path)
 
         done = []
         for patch, paths in assign():
@@ -347,7 +351,7 @@ def check(tree):
 
         grafted = os.path.join(folder, 'grafted')
         copy_pristine(tree, grafted)
-        graft.graft(grafted)
+        graft.graft(grafted, patches=True)
         left, right = snapshot(applied), snapshot(grafted)
         if left != right:
             different = sorted(path for path in left.keys() | right.keys()

@@ -54,6 +54,7 @@ class Case:
         self.folder = folder
         self.tree = os.path.join(folder, 'tree')
         self.repository = os.path.join(folder, 'repository')
+        self.source = source
         original = graft.Tree(source)
         put(self.tree, 'VERSION', graft.read(os.path.join(source, 'VERSION')))
         put(self.tree, 'hw/virtio/virtio.c', b'/* untouched */\n')
@@ -206,6 +207,49 @@ def test_come_and_go(case):
     os.unlink(os.path.join(case.repository, 'net/vhost-vdpa.c'))
     assert 'net/vhost-vdpa.c' not in case.graft()
     assert case.graft('--undo') == case.pristine
+
+
+PATCH = """From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
+Subject: [PATCH] virtio: say more
+
+---
+diff --git a/hw/virtio/virtio.c b/hw/virtio/virtio.c
+--- a/hw/virtio/virtio.c
++++ b/hw/virtio/virtio.c
+@@ -1 +1,2 @@
+ {known}
++/* improved */
+"""
+
+
+def test_patches(case):
+    """patches that fit are applied when asked for, and taken out again"""
+    put(case.repository, 'patches/0001-fits.patch',
+        PATCH.format(known='/* untouched */').encode())
+    put(case.repository, 'patches/0002-fits-on-top.patch',
+        PATCH.format(known='/* improved */').encode())
+    put(case.repository, 'patches/0003-does-not-fit.patch',
+        PATCH.format(known='/* unknown */').encode())
+    plain = without_state(case.graft())
+    path = 'hw/virtio/virtio.c'
+    assert plain[path] == case.pristine[path]
+    for _ in range(2):
+        patched = without_state(case.graft('--patches'))
+        assert patched[path][0] == \
+            b'/* untouched */\n/* improved */\n/* improved */\n'
+    assert {name for name in plain if plain[name] != patched[name]} == {path}
+    assert without_state(case.graft())[path] == case.pristine[path]
+    case.graft('--patches')
+    assert case.graft('--undo') == case.pristine
+
+
+def test_own_patches(case):
+    """the patches of this repository fit the source it is built from"""
+    folder = os.path.join(graft.REPOSITORY, graft.PATCHES)
+    names = [name for name in os.listdir(folder) if name.endswith('.patch')]
+    assert names
+    fitting = graft.improvements(graft.Tree(case.source))
+    assert len(fitting) == len(names), fitting
 
 
 def test_interrupted(case):
