@@ -162,9 +162,11 @@ def remedies(uapi, netdev):
 def transitions(source):
     """{(from, to): (steps, undo, state after a failure)} of the backend"""
     body = re.search(r'\btransitions\[\] = \{\n(.*?)\n\};', source, re.S)[1]
-    for name, value in re.findall(r'^#define (\w+_STEPS) (\{.*?\})$', source,
-                                  re.M):
-        body = body.replace(name, value)
+    for name, value in re.findall(
+            r'^#define (\w+_STEPS)\b((?:.*\\\n)*.*)$', source, re.M):
+        value = value.replace('\\\n', ' ').strip()
+        body = re.sub(rf'\b{name}\b', value, body)
+    assert '_STEPS' not in body, 'steps in a macro that was not found'
 
     def state(text, member):
         match = re.search(rf'\.{member} = VHOST_VDPA_(\w+)', text)
@@ -191,7 +193,7 @@ def step_calls(backend, uapi):
             {name + '()' for name in re.findall(r'\bmmap\b', body)})
     calls['vhost_vdpa_memory_commit'] = {'IOTLB messages'}
     calls['vhost_vdpa_memory_withdraw'] = {'IOTLB messages'}
-    calls['munmap'] = {'munmap()'}
+    calls['mmap'] = {'mmap()'}
 
     # A step does not change the state
     names = set(re.findall(r'^(?:static )?\w[\w ]*[ *](\w+)\([^;{]*\)\s*^\{',
@@ -207,11 +209,8 @@ def step_calls(backend, uapi):
                 found |= closure(word, seen | {word})
         return found
 
-    result = {name[len('step_'):]: closure(name, {name})
-              for name in names if name.startswith('step_')}
-    # Only if the guest has no use for the page
-    result['map_doorbells'].discard('munmap()')
-    return result
+    return {name[len('step_'):]: closure(name, {name})
+            for name in names if name.startswith('step_')}
 
 
 def trace_events():
@@ -257,13 +256,14 @@ class Test:
 
     def additions(self):
         """what is put into messages is in the guide"""
-        source = self.source['hw/virtio/vhost-vdpa-iotlb.c']
-        texts = re.findall(r'g_strdup_printf\((' + FORMAT.pattern + ')',
-                           source)
-        self.expect(texts, 'nothing found')
-        for text in texts:
-            wanted = pattern(unquote(text))
-            self.look_up(wanted.search, unquote(text))
+        for path, least in (('hw/virtio/vhost-vdpa-iotlb.c', 1),
+                            ('hw/virtio/vhost-vdpa-memory.c', 4)):
+            texts = re.findall(r'(?:\bg_strdup_printf\(|\badvice =)\s*(' +
+                               FORMAT.pattern + ')', self.source[path])
+            self.expect(len(texts) >= least, f'{path}: found {texts}')
+            for text in texts:
+                wanted = pattern(unquote(text))
+                self.look_up(wanted.search, unquote(text))
 
     def calls(self):
         """every call is in the guide, with what it is for"""
