@@ -29,24 +29,27 @@
 #include "qemu/error-report.h"
 #include "qemu/host-utils.h"
 #include "qemu/main-loop.h"
-#include "qemu/rcu.h"
+#include "qom/object.h"
 #include "standard-headers/linux/virtio_config.h"
 #include "standard-headers/linux/virtio_ids.h"
 #include "vhost-vdpa-memory.h"
 #include "vhost-vdpa-uapi.h"
 #include "trace.h"
 
+#define TYPE_VHOST_VDPA_DOORBELL "vhost-vdpa-doorbell"
+OBJECT_DECLARE_SIMPLE_TYPE(VhostVDPADoorbell, VHOST_VDPA_DOORBELL)
+
 /**
  * struct VhostVDPADoorbell - a page that notifies a virtqueue
- * @rcu: a vCPU that found @mr before it was removed may still write to it
- * @mr: the page, in the guest's notification area
+ * @mr: the page, in the guest's notification area.  Owned by this object, so
+ *      that both live until the last view of the guest's memory is gone
  * @page: the mapping of the device
  */
-typedef struct VhostVDPADoorbell {
-    struct rcu_head rcu;
+struct VhostVDPADoorbell {
+    Object parent_obj;
     MemoryRegion mr;
     void *page;
-} VhostVDPADoorbell;
+};
 
 /**
  * struct VhostVDPARing - a virtqueue as the device was told to use it
@@ -107,6 +110,9 @@ struct VhostVDPARing {
      BIT_ULL(VHOST_BACKEND_F_ENABLE_AFTER_DRIVER_OK) | \
      BIT_ULL(VHOST_BACKEND_F_DESC_ASID) | \
      BIT_ULL(VHOST_BACKEND_F_IOTLB_PERSIST))
+
+/* Base of a fresh packed ring: both indices 0, both wrap counters 1 */
+#define PACKED_RING_START 0x80008000
 
 /* The most a kernel can accept as ring size (drivers/vhost/vdpa.c) */
 #define MAX_RING_ENTRIES 32768
@@ -583,11 +589,26 @@ static bool step_suspend(VhostVDPAShared *s, Error **errp)
     return true;
 }
 
-static void doorbell_free(VhostVDPADoorbell *d)
+static void doorbell_finalize(Object *obj)
 {
+    VhostVDPADoorbell *d = VHOST_VDPA_DOORBELL(obj);
+
     munmap(d->page, qemu_real_host_page_size());
-    g_free(d);
 }
+
+static const TypeInfo doorbell_info = {
+    .name = TYPE_VHOST_VDPA_DOORBELL,
+    .parent = TYPE_OBJECT,
+    .instance_size = sizeof(VhostVDPADoorbell),
+    .instance_finalize = doorbell_finalize,
+};
+
+static void register_types(void)
+{
+    type_register_static(&doorbell_info);
+}
+
+type_init(register_types)
 
 static VhostVDPADoorbell *doorbell_new(VhostVDPAShared *s, unsigned vq)
 {
@@ -600,10 +621,9 @@ static VhostVDPADoorbell *doorbell_new(VhostVDPAShared *s, unsigned vq)
     if (!page) {
         return NULL;
     }
-    d = g_new0(VhostVDPADoorbell, 1);
+    d = VHOST_VDPA_DOORBELL(object_new(TYPE_VHOST_VDPA_DOORBELL));
     d->page = page;
-    memory_region_init_ram_device_ptr(&d->mr, OBJECT(s->vdev), name, size,
-                                      page);
+    memory_region_init_ram_device_ptr(&d->mr, OBJECT(d), name, size, page);
     return d;
 }
 
@@ -630,8 +650,7 @@ static bool step_map_doorbells(VhostVDPAShared *s, Error **errp)
         if (virtio_queue_set_host_notifier_mr(s->vdev, guest_vq, &d->mr,
                                               true)) {
             /* The guest has no page for each queue: page-per-vq=off */
-            object_unparent(OBJECT(&d->mr));
-            doorbell_free(d);
+            object_unref(OBJECT(d));
             goto out;
         }
         r->doorbell = d;
@@ -663,7 +682,6 @@ static bool step_unmap_doorbells(VhostVDPAShared *s, Error **errp)
         if (!d) {
             continue;
         }
-        object_unparent(OBJECT(&d->mr));
         /*
          * The device's page would keep its file open after a close.  A vCPU
          * that found it before it was removed may write to any other page.
@@ -675,7 +693,7 @@ static bool step_unmap_doorbells(VhostVDPAShared *s, Error **errp)
                         "page: %s; the device may stay busy for a moment",
                         s->name, strerror(errno));
         }
-        call_rcu(d, doorbell_free, rcu);
+        object_unref(OBJECT(d));
     }
     return true;
 }
@@ -979,6 +997,18 @@ int vhost_vdpa_read_config(VhostVDPAShared *s, void *config, size_t size,
 
 /* --- VhostOps --- */
 
+/*
+ * A start that failed goes on to its end, on a device that is broken: the vhost
+ * core is not to fall back on QEMU's own virtio, which has no way to the
+ * network here, and the guest's reset cleans up as after any other start.
+ */
+static int start_failed(VhostVDPAShared *s, VirtIODevice *vdev, Error *err)
+{
+    device_broken(vdev, err);
+    reset_idle(s, NULL);
+    return 0;
+}
+
 static int vhost_vdpa_init(struct vhost_dev *dev, void *opaque, Error **errp)
 {
     VhostVDPA *v = opaque;
@@ -1114,10 +1144,13 @@ static bool can_resume(VhostVDPAShared *s, VirtIODevice *vdev,
  */
 static void warn_of_lost_control_state(VhostVDPAShared *s)
 {
+    uint32_t unused = s->features & BIT_ULL(VIRTIO_F_RING_PACKED) ?
+                      PACKED_RING_START : 0;
     VhostVDPA *v;
 
     QTAILQ_FOREACH(v, &s->devs, entry) {
-        if (v->control_vq && v->rings[0].base && !s->warned_control) {
+        if (v->control_vq && v->rings[0].num && !s->warned_control &&
+            v->rings[0].base != unused) {
             warn_report("vhost-vdpa device '%s': it cannot be resumed, so what "
                         "the guest set through the control queue (queue "
                         "pairs, filters) is lost until its driver does so "
@@ -1153,11 +1186,12 @@ static int vhost_vdpa_set_features(struct vhost_dev *dev, uint64_t features)
      * own.  While running, it is only about dirty logging, which no device has.
      */
     if (dev->vq_index || s->state == VHOST_VDPA_RUNNING) {
-        return s->state == VHOST_VDPA_OWNED ? -EIO : 0;
+        return 0;
     }
     if (vdev->broken) {
         /* Reported already; the guest has to reset it first */
-        return -EIO;
+        reset_idle(s, NULL);
+        return 0;
     }
     features &= ~BIT_ULL(VHOST_F_LOG_ALL);
     /* Shown to the guest whatever the device has, so not in what was acked */
@@ -1189,11 +1223,7 @@ static int vhost_vdpa_set_features(struct vhost_dev *dev, uint64_t features)
         s->vdev = vdev;
         change_state(s, VHOST_VDPA_CONFIGURED, &err);
     }
-    if (err) {
-        device_broken(vdev, err);
-        return -EIO;
-    }
-    return 0;
+    return err ? start_failed(s, vdev, err) : 0;
 }
 
 /* The kernel ignores the table: all translations come from IOTLB messages */
@@ -1237,7 +1267,6 @@ static int vhost_vdpa_set_vring_num(struct vhost_dev *dev,
     VhostVDPARing *r = find_ring(v, ring->index);
     VhostVDPANode n = node(s);
     Error *err = NULL;
-    int ret;
 
     if (s->state != VHOST_VDPA_CONFIGURED) {
         return 0;
@@ -1251,10 +1280,8 @@ static int vhost_vdpa_set_vring_num(struct vhost_dev *dev,
                     s->max_ring);
         s->warned_ring = true;
     }
-    ret = vhost_vdpa_uapi_set_vring_num(&n, ring->index, ring->num, &err);
-    if (ret) {
-        device_broken(dev->vdev, err);
-        return ret;
+    if (vhost_vdpa_uapi_set_vring_num(&n, ring->index, ring->num, &err)) {
+        return start_failed(s, dev->vdev, err);
     }
     r->num = ring->num;
     return 0;
@@ -1268,8 +1295,12 @@ static int vhost_vdpa_set_vring_base(struct vhost_dev *dev,
     VhostVDPARing *r = find_ring(v, ring->index);
     VhostVDPANode n = node(s);
     Error *err = NULL;
-    int ret;
 
+    if (s->state == VHOST_VDPA_OWNED) {
+        /* Broken, so this is where the ring stays */
+        r->base = ring->num;
+        r->ran = false;
+    }
     if (s->state != VHOST_VDPA_CONFIGURED) {
         return 0;
     }
@@ -1278,13 +1309,10 @@ static int vhost_vdpa_set_vring_base(struct vhost_dev *dev,
                    "got in packed virtqueue %u before it was stopped, so the "
                    "guest's driver must reset it; packed=off avoids this",
                    s->name, ring->index);
-        device_broken(dev->vdev, err);
-        return -EIO;
+        return start_failed(s, dev->vdev, err);
     }
-    ret = vhost_vdpa_uapi_set_vring_base(&n, ring->index, ring->num, &err);
-    if (ret) {
-        device_broken(dev->vdev, err);
-        return ret;
+    if (vhost_vdpa_uapi_set_vring_base(&n, ring->index, ring->num, &err)) {
+        return start_failed(s, dev->vdev, err);
     }
     r->base = ring->num;
     r->ran = false;
@@ -1299,18 +1327,14 @@ static int vhost_vdpa_set_vring_addr(struct vhost_dev *dev,
     VhostVDPARing *r = find_ring(v, addr->index);
     VhostVDPANode n = node(s);
     Error *err = NULL;
-    int ret;
 
     if (s->state != VHOST_VDPA_CONFIGURED) {
         return 0;
     }
-    ret = vhost_vdpa_uapi_set_vring_addr(&n, addr->index,
-                                         addr->desc_user_addr,
-                                         addr->avail_user_addr,
-                                         addr->used_user_addr, &err);
-    if (ret) {
-        device_broken(dev->vdev, err);
-        return ret;
+    if (vhost_vdpa_uapi_set_vring_addr(&n, addr->index, addr->desc_user_addr,
+                                       addr->avail_user_addr,
+                                       addr->used_user_addr, &err)) {
+        return start_failed(s, dev->vdev, err);
     }
     r->desc = addr->desc_user_addr;
     r->avail = addr->avail_user_addr;
@@ -1326,14 +1350,15 @@ static int vhost_vdpa_set_vring_kick(struct vhost_dev *dev,
     VhostVDPAShared *s = v->shared;
     VhostVDPANode n = node(s);
     Error *err = NULL;
-    int ret;
 
-    /* Also while suspended: each start of the vhost core makes new ones */
-    ret = vhost_vdpa_uapi_set_vring_kick(&n, file->index, file->fd, &err);
-    if (ret) {
-        device_broken(dev->vdev, err);
+    if (s->state == VHOST_VDPA_OWNED) {
+        return 0;
     }
-    return ret;
+    /* Also while suspended: each start of the vhost core makes new ones */
+    if (vhost_vdpa_uapi_set_vring_kick(&n, file->index, file->fd, &err)) {
+        return start_failed(s, dev->vdev, err);
+    }
+    return 0;
 }
 
 static int vhost_vdpa_set_vring_call(struct vhost_dev *dev,
@@ -1416,15 +1441,11 @@ static bool is_last_part(struct vhost_dev *dev)
 static int vhost_vdpa_start(VhostVDPA *v)
 {
     VhostVDPAShared *s = v->shared;
-    VirtIODevice *vdev = s->vdev;
     Error *err = NULL;
 
-    if (!is_last_part(v->dev)) {
-        return 0;
-    }
-    if (!change_state(s, VHOST_VDPA_RUNNING, &err)) {
-        device_broken(vdev, err);
-        return -EIO;
+    if (is_last_part(v->dev) && s->state != VHOST_VDPA_OWNED &&
+        !change_state(s, VHOST_VDPA_RUNNING, &err)) {
+        return start_failed(s, v->dev->vdev, err);
     }
     return 0;
 }
@@ -1566,6 +1587,11 @@ static int vhost_vdpa_set_config_call(struct vhost_dev *dev, int fd)
 
     /* Each part of the device asks for the same */
     if (fd == s->config_call_fd) {
+        return 0;
+    }
+    if (s->state == VHOST_VDPA_OWNED && fd >= 0) {
+        /* Broken; should it start after all, it is sent then */
+        s->config_call_fd = fd;
         return 0;
     }
     ret = vhost_vdpa_uapi_set_config_call(&n, fd, &err);
