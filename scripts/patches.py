@@ -2,9 +2,9 @@
 """Write the backend as a patch series for QEMU's mailing list
 
 The result, one patch per group of files, is in build/patches/series; the
-text for the cover letter beside it. QEMU compiles after every patch: those
-in patches/ and the parts that stand alone come first, one patch then removes QEMU's own
-vhost-vdpa files and puts ours in their place, tests and manual follow.
+text for the cover letter beside it. QEMU compiles after every patch: those in
+patches/ and the parts that stand alone come first, one patch then removes
+QEMU's own vhost-vdpa files and puts ours in their place, its test follows.
 
 With --check, apply the series with "git am" to the pristine tree, and
 compare the result with what the graft makes of that tree.
@@ -57,14 +57,19 @@ class Patch:
 
 
 SERIES = [
-    Patch('docs/interop: describe the vhost-vdpa protocol', '''
-        The page said that more information would come later. Say what the
-        kernel offers, in which order QEMU makes its calls, where drivers
-        differ, and what the backend promises in return.
+    Patch('docs: describe vhost-vdpa', '''
+        The page on the protocol said that more information would come later.
+        Say what the kernel offers, in which order QEMU makes its calls, where
+        drivers differ, and what the backend promises in return.
 
-        It comes first because the rest of the series is to be judged by it.
+        Add a user guide: how to create a vDPA device, what it needs in
+        permissions and locked memory, multiqueue, libvirt, and what to do
+        about each error message.
+
+        This comes first because the rest of the series is to be judged by it.
         ''',
-          files=['docs/interop/*']),
+          files=['docs/*'],
+          parts=[('docs/system/device-emulation.rst', '*')]),
     Patch('contrib/vdpa-soft: add a vDPA device in software', '''
         Until now nobody could try vhost-vdpa, or test a change to it, without
         a vDPA device or a kernel module and root. vdpa-soft gives a program
@@ -133,12 +138,6 @@ SERIES = [
         ''',
           files=['tests/*'],
           parts=[('tests/qtest/meson.build', '*')]),
-    Patch('docs/system: add a user guide for vhost-vdpa', '''
-        How to create a vDPA device, what it needs in permissions and locked
-        memory, multiqueue, libvirt, and what to do about each error message.
-        ''',
-          files=['docs/*'],
-          parts=[('docs/system/device-emulation.rst', '*')]),
 ]
 
 COVER = '''
