@@ -1398,30 +1398,26 @@ static void test_hotplug_memory_fails(void)
     end(t);
 }
 
-/* Lets a limit of the test, and with it of QEMU, be small for a while */
-static void set_memlock(struct rlimit *old, uint64_t bytes)
-{
-    struct rlimit limit;
-
-    g_assert_cmpint(getrlimit(RLIMIT_MEMLOCK, old), ==, 0);
-    limit = *old;
-    limit.rlim_cur = bytes;
-    g_assert_cmpint(setrlimit(RLIMIT_MEMLOCK, &limit), ==, 0);
-}
-
 /* Pinned memory, and a DIMM beyond RLIMIT_MEMLOCK */
 static void test_memlock(void)
 {
-    struct rlimit old;
+    struct rlimit old, limit;
     Nic *nic;
     Test *t;
 
-    /* A user has 8 MiB to begin with */
-    set_memlock(&old, 8 * MiB);
+    g_assert_cmpint(getrlimit(RLIMIT_MEMLOCK, &old), ==, 0);
+    limit = old;
+    /* What Linux lets every user have; QEMU inherits it from here */
+    limit.rlim_cur = 8 * MiB;
+    if (limit.rlim_max < limit.rlim_cur) {
+        g_test_skip("RLIMIT_MEMLOCK is less than 8 MiB");
+        return;
+    }
+    g_assert_cmpint(setrlimit(RLIMIT_MEMLOCK, &limit), ==, 0);
     t = start_qemu("--map pa", "-m 4M -object memory-backend-memfd,id=small,"
                    "size=4M,share=on -M memory-backend=small "
                    NETDEV_OPTION NIC_OPTION);
-    setrlimit(RLIMIT_MEMLOCK, &old);
+    g_assert_cmpint(setrlimit(RLIMIT_MEMLOCK, &old), ==, 0);
     nic = start_nic(t, 0);
     check_data(nic, 1);
     assert_memory_mapped(t);
@@ -2265,12 +2261,25 @@ static uint64_t resident_kib(Test *t)
     return kib;
 }
 
+/* RCU frees much of it, which takes its time after a hurry */
+static void wait_resident(Test *t, uint64_t limit_kib)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+
+#ifdef QEMU_SANITIZE_ADDRESS
+    /* Keeps what was freed, but reports leaks by itself */
+    return;
+#endif
+    while (resident_kib(t) > limit_kib) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+    }
+}
+
 static void test_hotplug_many(void)
 {
     enum { ROUNDS = 100, WARM = 10 };
     Test *t = start_qemu("--doorbell on", "");
     unsigned fds = 0, maps = 0;
-    int64_t deadline;
     uint64_t kib = 0;
     int i;
 
@@ -2301,11 +2310,7 @@ static void test_hotplug_many(void)
     }
     g_assert_cmpuint(count_fds(t), ==, fds);
     g_assert_cmpuint(count_mappings(t), <=, maps + 10);
-    /* RCU frees much of it, which takes its time after such a hurry */
-    deadline = g_get_monotonic_time() + DEADLINE_US;
-    while (resident_kib(t) > kib + 1024) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-    }
+    wait_resident(t, kib + 1024);
     end(t);
 }
 
@@ -2356,6 +2361,17 @@ static void check_works(Test *t, uint64_t wanted, unsigned pairs)
 #define SANDBOX "-sandbox on,obsolete=deny,elevateprivileges=deny," \
     "spawn=deny,resourcecontrol=deny "
 
+static bool has_sandbox(void)
+{
+    g_autoptr(VdpaSoft) soft = vdpa_soft_new();
+
+    if (vdpa_soft_run(soft, "", "", "-M none -sandbox off")) {
+        g_test_skip("QEMU was built without seccomp");
+        return false;
+    }
+    return true;
+}
+
 static void test_fd_number(void)
 {
     Test *t = start_qemu("--fd 33", "-netdev vhost-vdpa,id=net0,vhostfd=33 "
@@ -2367,22 +2383,30 @@ static void test_fd_number(void)
 
 static void test_fdset(void)
 {
-    Test *t = start_qemu("--fd 33", ADD_FD SANDBOX
-                         "-netdev '{\"type\":\"vhost-vdpa\","
-                         "\"vhostdev\":\"/dev/fdset/0\",\"id\":\"net0\"}' "
-                         NIC_OPTION);
+    Test *t;
 
+    if (!has_sandbox()) {
+        return;
+    }
+    t = start_qemu("--fd 33", ADD_FD SANDBOX
+                   "-netdev '{\"type\":\"vhost-vdpa\","
+                   "\"vhostdev\":\"/dev/fdset/0\",\"id\":\"net0\"}' "
+                   NIC_OPTION);
     check_works(t, 0, 1);
     end(t);
 }
 
 static void test_fdset_queues(void)
 {
-    Test *t = start_qemu("--fd 33 --queues 2", ADD_FD SANDBOX
-                         "-netdev '{\"type\":\"vhost-vdpa\",\"queues\":2,"
-                         "\"vhostdev\":\"/dev/fdset/0\",\"id\":\"net0\"}' "
-                         NIC_OPTION ",mq=on,vectors=6");
+    Test *t;
 
+    if (!has_sandbox()) {
+        return;
+    }
+    t = start_qemu("--fd 33 --queues 2", ADD_FD SANDBOX
+                   "-netdev '{\"type\":\"vhost-vdpa\",\"queues\":2,"
+                   "\"vhostdev\":\"/dev/fdset/0\",\"id\":\"net0\"}' "
+                   NIC_OPTION ",mq=on,vectors=6");
     check_works(t, BIT64(VIRTIO_NET_F_MQ), 2);
     end(t);
 }
@@ -2390,10 +2414,15 @@ static void test_fdset_queues(void)
 /* The sandbox and all that makes a large device */
 static void test_sandbox(void)
 {
-    Test *t = start_qemu("--doorbell on", SANDBOX NETDEV_OPTION NIC_OPTION
-                         ",page-per-vq=on");
-    Nic *nic = start_nic(t, 0);
+    Test *t;
+    Nic *nic;
 
+    if (!has_sandbox()) {
+        return;
+    }
+    t = start_qemu("--doorbell on", SANDBOX NETDEV_OPTION NIC_OPTION
+                   ",page-per-vq=on");
+    nic = start_nic(t, 0);
     check_data(nic, 1);
     stop_guest(t);
     continue_guest(t);
@@ -2410,6 +2439,14 @@ static void test_fd_getfd(void)
     int pidfd = syscall(SYS_pidfd_open, qtest_pid(t->qts), 0);
     int fd = syscall(SYS_pidfd_getfd, pidfd, 33, 0);
 
+    if (fd < 0 && (errno == EPERM || errno == ENOSYS)) {
+        g_test_skip("a process must not take files of its children here");
+        qtest_qmp_assert_success(t->qts, "{ 'execute': 'netdev_add',"
+                                 "  'arguments': { 'type': 'vhost-vdpa',"
+                                 "    'id': 'net0', 'vhostfd': '33' } }");
+        end(t);
+        return;
+    }
     g_assert_cmpint(fd, >=, 0);
     qtest_qmp_fds_assert_success(t->qts, &fd, 1, "{ 'execute': 'getfd',"
                                  "  'arguments': { 'fdname': 'vdpa' } }");
@@ -2596,8 +2633,8 @@ static const BadInput bad_inputs[] = {
       "'" NODE "'.*0x0 ?(to|-) ?0x3ffffff.*" },
     { "iova-too-high", "", "--map any --iova-range 100000-ffffffffffff",
       BAD_DEVICE, "'" NODE "'.*0x100000 ?(to|-) ?0xffffffffffff" },
-    { "memlock", "ulimit -S -l 4096;", "--map pa", BAD_DEVICE,
-      "'" NODE "'.*RLIMIT_MEMLOCK is 4194304 bytes.*1[0-9]{8} bytes.*"
+    { "memlock", "ulimit -S -l 64;", "--map pa", BAD_DEVICE,
+      "'" NODE "'.*RLIMIT_MEMLOCK is 65536 bytes.*1[0-9]{8} bytes.*"
       "ulimit -l" },
     { "memory", "", "--fail IOTLB_UPDATE:2:EFAULT", BAD_DEVICE,
       "'" NODE "'.*0xc0000-0xdffff.*(kernel log|raise the limit)" },
@@ -2976,7 +3013,9 @@ static void add_tests(void)
     qtest_add_func("vhost-vdpa/memory/memlock", test_memlock);
     qtest_add_func("vhost-vdpa/memory/private", test_private_memory);
 
-    qtest_add_func("vhost-vdpa/memory/viommu", test_viommu);
+    if (qtest_has_machine("q35") && qtest_has_device("intel-iommu")) {
+        qtest_add_func("vhost-vdpa/memory/viommu", test_viommu);
+    }
     qtest_add_func("vhost-vdpa/memory/access-platform",
                    test_access_platform);
 
@@ -3032,7 +3071,10 @@ static void add_tests(void)
         g_autofree char *path = g_strdup_printf("vhost-vdpa/bad-input/%s",
                                                 bad_inputs[i].name);
 
-        qtest_add_data_func(path, &bad_inputs[i], test_bad_input);
+        if (!strstr(bad_inputs[i].args, "e1000") ||
+            qtest_has_device("e1000")) {
+            qtest_add_data_func(path, &bad_inputs[i], test_bad_input);
+        }
     }
     qtest_add_func("vhost-vdpa/bad-input/generic", test_bad_generic);
     qtest_add_data_func("vhost-vdpa/fault/qemu-start", "",
