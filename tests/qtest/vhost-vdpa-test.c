@@ -1216,9 +1216,12 @@ static void test_memory_map(void)
     Nic *nic;
 
     assert_memory_mapped(t);
+    /* A device at rest need not follow each turn of the firmware */
     vdpa_soft_skip(t->soft);
     set_pam(t, 0x30);
-    assert_small_change(t);
+    set_pam(t, 0);
+    set_pam(t, 0x30);
+    assert_no_calls(t, "firmware changes with an idle device");
     nic = start_nic(t, 0);
     assert_memory_mapped(t);
     check_data(nic, 1);
@@ -2965,8 +2968,7 @@ static void test_fault_phase(const void *opaque)
     }
     g_test_message("%u failures injected, the guest was told of %u",
                    injected, told);
-    /* QEMU's vhost core loses one eventfd when a start fails at its very end */
-    g_assert_cmpuint(count_fds(t), <=, fds + told);
+    g_assert_cmpuint(count_fds(t), ==, fds);
     nic_free(nic);
     end(t);
 }
