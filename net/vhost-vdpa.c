@@ -187,7 +187,7 @@ static void describe(VDPANetClient *c)
 {
     VDPANetDevice *d = c->device;
     struct virtio_net_config config = {};
-    char mac[32] = "";
+    g_autofree char *mac = NULL;
 
     if (!c->nc.is_datapath) {
         qemu_set_info_str(&c->nc, "%s,control-queue", d->shared.name);
@@ -196,12 +196,13 @@ static void describe(VDPANetClient *c)
     if (!c->nc.queue_index && offers(d, VIRTIO_NET_F_MAC) &&
         vhost_vdpa_read_config(&d->shared, &config, sizeof(config.mac),
                                NULL) == sizeof(config.mac)) {
-        snprintf(mac, sizeof(mac), ",mac=" MAC_FMT, MAC_ARG(config.mac));
+        mac = qemu_mac_strdup_printf(config.mac);
     }
-    qemu_set_info_str(&c->nc, "%s,virtio-id=%u,pair=%u/%u%s%s",
+    qemu_set_info_str(&c->nc, "%s,virtio-id=%u,pair=%u/%u%s%s%s",
                       d->shared.name, d->shared.device_id,
                       c->nc.queue_index + 1, d->pairs,
-                      d->control ? ",control-queue" : "", mac);
+                      d->control ? ",control-queue" : "",
+                      mac ? ",mac=" : "", mac ?: "");
 }
 
 /* The address may have been changed by the guest, or on the host */
