@@ -99,7 +99,9 @@ static inline void arena_put(Arena *a, uint64_t addr, const void *buf,
 {
     pthread_mutex_lock(&a->lock);
     g_assert(arena_range(a, 0, addr, size));
-    memcpy(a->mem + (addr - ARENA_BASE), buf, size);
+    if (size) {
+        memcpy(a->mem + (addr - ARENA_BASE), buf, size);
+    }
     pthread_mutex_unlock(&a->lock);
 }
 
