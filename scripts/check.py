@@ -90,6 +90,7 @@ class Result:
         self.passed = 0
         self.failed = []
         self.skipped = []
+        self.bailed = False
         self.seconds = 0
 
     def count_tap(self, text, ended):
@@ -109,6 +110,7 @@ class Result:
                 continue
             if line.startswith('Bail out!'):
                 self.failed.append(line.strip())
+                self.bailed = True
                 continue
             match = TAP_RESULT.match(line)
             if not match:
@@ -123,10 +125,9 @@ class Result:
                     self.failed.append(name)
             else:
                 self.passed += 1
-        if ended and (plan is None or seen < plan):
-            self.failed.append(f'{seen} of {plan or "?"} tests reported')
-        elif seen == 0 and plan > 0:
-            self.failed.append('no test in it')
+        if ended and not self.bailed and (plan is None or seen != plan):
+            self.failed.append(
+                f'{seen} of {"?" if plan is None else plan} tests reported')
 
     def summary(self):
         """The counts in words"""
@@ -196,7 +197,7 @@ class Runner:
             result.count_tap(text, status is not None and status >= 0)
         if status is None:
             result.failed.append(f'not done after {job.deadline} seconds')
-        elif status < 0:
+        elif status < 0 and not result.bailed:
             result.failed.append(f'died of {signal.Signals(-status).name}')
         elif status > 0 and not result.failed:
             result.failed.append(f'exit status {status}')
@@ -365,6 +366,7 @@ def make_jobs(build, logs, wanted):
     # The guest is emulated, and shall have both processors to itself
     script('guest', 'scripts/guest-tests', tap=True, alone=True, deadline=900)
     script('make-run', 'scripts/run-guest', alone=True, deadline=600)
+    script('check', 'scripts/test-check.py', tap=True)
     script('graft', 'scripts/test-graft.py', tree, tap=True)
     script('patches', 'scripts/patches.py', '--check', tree)
     script('docs', 'scripts/check-docs.py', build)

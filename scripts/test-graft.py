@@ -209,7 +209,8 @@ def test_come_and_go(case):
     assert case.graft('--undo') == case.pristine
 
 
-PATCH = """From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
+PATCH = """\
+From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
 Subject: [PATCH] virtio: say more
 
 ---
