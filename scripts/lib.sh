@@ -82,16 +82,23 @@ progress() {
     fi
 }
 
-# as_root COMMAND...: runs COMMAND as root, through sudo if need be
+# ask_for_root: lets sudo ask for a password while there is a terminal to do
+# so; what follows may run with its output in a log
+ask_for_root() {
+    if [ "$(id -u)" -ne 0 ] && command -v sudo >/dev/null &&
+            ! sudo -n true 2>/dev/null && [ -t 0 ] && [ -t 2 ]; then
+        sudo -v || die "packages are to be installed, and sudo does not let" \
+            "you: run this as root, or install them yourself"
+    fi
+}
+
+# as_root COMMAND...: runs COMMAND as root, through sudo if need be; call
+# ask_for_root before
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
     elif command -v sudo >/dev/null; then
-        if [ -t 0 ] && [ -t 2 ]; then
-            sudo "$@"
-        else
-            sudo -n "$@"
-        fi
+        sudo -n "$@"
     else
         echo "this needs root, and there is no sudo: $*" >&2
         return 1
@@ -148,6 +155,7 @@ need_packages() {
             "as root, run: apt-get install ${missing[*]}"
     fi
     step "installing ${#missing[@]} packages: ${missing[*]}"
+    ask_for_root
     logged packages "installing packages" \
         _apt_update_and_install "${missing[@]}"
 }
