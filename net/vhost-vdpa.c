@@ -127,8 +127,8 @@ static void device_unref(VDPANetDevice *d)
 /* --- The net client --- */
 
 /*
- * Only reached if the vhost backend is not running, say because it could not
- * be started: there is no other way to the network.
+ * Only reached while the device does not run, say because the link is down:
+ * what QEMU has to send, such as announcements, has no other way.
  */
 static ssize_t vdpa_net_receive(NetClientState *nc, const uint8_t *buf,
                                 size_t size)
@@ -389,7 +389,7 @@ static size_t required_config(VDPANetDevice *d)
     if (offers(d, VIRTIO_NET_F_MTU)) {
         return endof(struct virtio_net_config, mtu);
     }
-    if (offers(d, VIRTIO_NET_F_MQ)) {
+    if (offers(d, VIRTIO_NET_F_MQ) || offers(d, VIRTIO_NET_F_RSS)) {
         return endof(struct virtio_net_config, max_virtqueue_pairs);
     }
     if (offers(d, VIRTIO_NET_F_STATUS)) {
@@ -416,7 +416,7 @@ static bool count_queues(VDPANetDevice *d, const NetdevVhostVDPAOptions *opts,
     }
     d->control = offers(d, VIRTIO_NET_F_CTRL_VQ);
     d->max_pairs = 1;
-    if (offers(d, VIRTIO_NET_F_MQ)) {
+    if (offers(d, VIRTIO_NET_F_MQ) || offers(d, VIRTIO_NET_F_RSS)) {
         if (vhost_vdpa_read_config(s, &config, required, errp) < 0) {
             return false;
         }

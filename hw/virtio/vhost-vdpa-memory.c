@@ -13,6 +13,7 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
+#include "exec/address-spaces.h"
 #include "exec/ramblock.h"
 #include "vhost-vdpa-iotlb.h"
 #include "vhost-vdpa-memory.h"
@@ -25,6 +26,21 @@
  */
 #define SMALL_LIMIT MiB
 
+/**
+ * struct VhostVDPAView - a window of the address space behind a vIOMMU
+ * @m: whose it is
+ * @mr: the vIOMMU's region
+ * @offset: from an address inside @mr to the device's address
+ * @notifier: called when the guest maps or unmaps something
+ */
+typedef struct VhostVDPAView {
+    VhostVDPAMemory *m;
+    MemoryRegion *mr;
+    hwaddr offset;
+    IOMMUNotifier notifier;
+    QLIST_ENTRY(VhostVDPAView) entry;
+} VhostVDPAView;
+
 struct VhostVDPAMemory {
     VhostVDPANode node;
     VhostVDPAIOTLB *iotlb;
@@ -35,6 +51,9 @@ struct VhostVDPAMemory {
     uint64_t private_bytes;     /* RAM no other process could share */
     bool running;
     bool replaying;             /* the listener is told what is there */
+    bool in_transaction;        /* a commit of the listener is to follow */
+    Error *view_error;          /* a vIOMMU that cannot be followed */
+    QLIST_HEAD(, VhostVDPAView) views;
     bool checked_sharing;
 };
 
@@ -175,6 +194,11 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
     Error *err = NULL;
     bool ok;
 
+    if (m->view_error) {
+        error_propagate(errp, error_copy(m->view_error));
+        return false;
+    }
+
     /*
      * Before a start, do not pin gigabytes for nothing.  A device that runs
      * must be told at least what is gone, whatever else is wrong.
@@ -200,11 +224,9 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
     return true;
 }
 
-/* Why the device is not given a section, or NULL if it is */
-static const char *section_unwanted(const MemoryRegionSection *section)
+/* Why the device is not given what a region holds, or NULL if it is */
+static const char *region_unwanted(MemoryRegion *mr)
 {
-    MemoryRegion *mr = section->mr;
-
     if (!memory_region_is_ram(mr)) {
         return "not RAM";
     }
@@ -270,60 +292,15 @@ static uint64_t private_ram(const MemoryRegionSection *section, uint64_t size)
            !qemu_ram_is_shared(mr->ram_block) ? size : 0;
 }
 
-static void region_add(MemoryListener *listener, MemoryRegionSection *section)
+static VhostVDPAIOTLBPerm memory_perm(const MemoryRegion *mr, bool readonly)
 {
-    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
-    MemoryRegion *mr = section->mr;
-    const char *why = section_unwanted(section);
-    uint64_t first, last, uaddr;
-    VhostVDPAIOTLBPerm perm;
-
-    if (!why) {
-        why = section_pages(section, &first, &last, &uaddr);
-    }
-    if (why) {
-        trace_vhost_vdpa_memory_skip(m->node.name, mr->name,
-                                     section_first(section),
-                                     section_last(section), why);
-        return;
-    }
-    if (first != section_first(section) || last != section_last(section)) {
-        trace_vhost_vdpa_memory_skip(m->node.name, mr->name,
-                                     section_first(section),
-                                     section_last(section),
-                                     "all but the whole pages of it");
-    }
-    perm = section->readonly || mr->rom_device ?
+    return readonly || mr->readonly || mr->rom_device ?
            VHOST_VDPA_IOTLB_RO : VHOST_VDPA_IOTLB_RW;
-    trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
-                                perm);
-    m->private_bytes += private_ram(section, last - first + 1);
-    /* What the device cannot reach is reported by the commit */
-    vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last, uaddr,
-                         perm, mr, NULL);
 }
 
-static void region_del(MemoryListener *listener, MemoryRegionSection *section)
+/* Send what changed, now or, if the device is at rest, mostly later */
+static void send_changes(VhostVDPAMemory *m)
 {
-    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
-    uint64_t first, last, uaddr;
-
-    /*
-     * Not section_unwanted(): a ROM device that just left its ROM mode would
-     * no longer be recognized as what was added.
-     */
-    if (!memory_region_is_ram(section->mr) ||
-        section_pages(section, &first, &last, &uaddr)) {
-        return;
-    }
-    trace_vhost_vdpa_memory_del(m->node.name, section->mr->name, first, last);
-    m->private_bytes -= private_ram(section, last - first + 1);
-    vhost_vdpa_iotlb_del(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last);
-}
-
-static void memory_commit(MemoryListener *listener)
-{
-    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
     Error *err = NULL;
 
     /*
@@ -348,6 +325,204 @@ static void memory_commit(MemoryListener *listener)
     }
 }
 
+/*
+ * The guest mapped @iova..@last to its memory at @gpa.  That can be of several
+ * kinds, and what is no RAM the device cannot be given.
+ */
+static void view_map(VhostVDPAMemory *m, uint64_t iova, uint64_t last,
+                     hwaddr gpa, IOMMUAccessFlags flags)
+{
+    uint64_t page = qemu_real_host_page_size();
+
+    RCU_READ_LOCK_GUARD();
+    while (iova <= last) {
+        hwaddr offset, size = last - iova + 1;
+        MemoryRegion *mr = address_space_translate(&address_space_memory, gpa,
+                                                   &offset, &size,
+                                                   flags & IOMMU_WO,
+                                                   MEMTXATTRS_UNSPECIFIED);
+        const char *why = region_unwanted(mr);
+        uint64_t uaddr = 0;
+        unsigned perm = 0;
+
+        if (!why) {
+            uaddr = (uintptr_t)memory_region_get_ram_ptr(mr) + offset;
+            perm = memory_perm(mr, false) & flags;
+            if (!QEMU_IS_ALIGNED(iova | uaddr | size, page)) {
+                why = "not a whole number of pages";
+            } else if (!perm) {
+                why = "no access";
+            }
+        }
+        if (why) {
+            trace_vhost_vdpa_memory_skip(m->node.name, mr->name, iova,
+                                         iova + size - 1, why);
+            vhost_vdpa_iotlb_del(m->iotlb, VHOST_VDPA_GUEST_ASID,
+                                 ROUND_DOWN(iova, page),
+                                 ROUND_UP(iova + size, page) - 1);
+        } else {
+            trace_vhost_vdpa_memory_add(m->node.name, mr->name, iova,
+                                        iova + size - 1, uaddr, perm);
+            vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, iova,
+                                 iova + size - 1, uaddr, perm, mr, NULL);
+        }
+        if (last - iova < size) {
+            break;
+        }
+        iova += size;
+        gpa += size;
+    }
+}
+
+/* Called with the BQL held, also for each mapping when a view is replayed */
+static void view_notify(IOMMUNotifier *notifier, IOMMUTLBEntry *entry)
+{
+    VhostVDPAView *view = container_of(notifier, VhostVDPAView, notifier);
+    VhostVDPAMemory *m = view->m;
+    uint64_t page = qemu_real_host_page_size();
+    uint64_t iova = entry->iova + view->offset;
+    uint64_t last = iova + entry->addr_mask;
+
+    if (entry->perm == IOMMU_NONE) {
+        trace_vhost_vdpa_memory_del(m->node.name, view->mr->name, iova, last);
+        vhost_vdpa_iotlb_del(m->iotlb, VHOST_VDPA_GUEST_ASID,
+                             ROUND_DOWN(iova, page),
+                             ROUND_DOWN(last, page) + page - 1);
+    } else if (entry->target_as == &address_space_memory) {
+        view_map(m, iova, last, entry->translated_addr, entry->perm);
+    }
+    if (!m->in_transaction) {
+        send_changes(m);
+    }
+}
+
+static void view_add(VhostVDPAMemory *m, MemoryRegionSection *section)
+{
+    IOMMUMemoryRegion *iommu = IOMMU_MEMORY_REGION(section->mr);
+    VhostVDPAView *view = g_new0(VhostVDPAView, 1);
+    hwaddr first = section->offset_within_region;
+    hwaddr last = first + int128_get64(int128_sub(section->size,
+                                                  int128_one()));
+    Error *err = NULL;
+
+    view->m = m;
+    view->mr = section->mr;
+    view->offset = section->offset_within_address_space - first;
+    iommu_notifier_init(&view->notifier, view_notify,
+                        IOMMU_NOTIFIER_IOTLB_EVENTS, first, last,
+                        memory_region_iommu_attrs_to_index(
+                            iommu, MEMTXATTRS_UNSPECIFIED));
+    if (memory_region_register_iommu_notifier(section->mr, &view->notifier,
+                                              &err)) {
+        if (!m->view_error) {
+            error_setg(&m->view_error, "vhost-vdpa device '%s': cannot follow "
+                       "the virtual IOMMU: %s; intel-iommu needs "
+                       "caching-mode=on", m->node.name,
+                       error_get_pretty(err));
+        }
+        error_free(err);
+        g_free(view);
+        return;
+    }
+    memory_region_ref(section->mr);
+    QLIST_INSERT_HEAD(&m->views, view, entry);
+    memory_region_iommu_replay(iommu, &view->notifier);
+}
+
+static void view_del(VhostVDPAMemory *m, MemoryRegionSection *section)
+{
+    uint64_t page = qemu_real_host_page_size();
+    VhostVDPAView *view;
+
+    QLIST_FOREACH(view, &m->views, entry) {
+        if (view->mr == section->mr &&
+            view->notifier.start == section->offset_within_region) {
+            memory_region_unregister_iommu_notifier(view->mr,
+                                                    &view->notifier);
+            memory_region_unref(view->mr);
+            QLIST_REMOVE(view, entry);
+            g_free(view);
+            break;
+        }
+    }
+    vhost_vdpa_iotlb_del(m->iotlb, VHOST_VDPA_GUEST_ASID,
+                         ROUND_DOWN(section_first(section), page),
+                         ROUND_DOWN(section_last(section), page) + page - 1);
+}
+
+static void region_add(MemoryListener *listener, MemoryRegionSection *section)
+{
+    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
+    MemoryRegion *mr = section->mr;
+    const char *why = region_unwanted(mr);
+    uint64_t first, last, uaddr;
+    VhostVDPAIOTLBPerm perm;
+
+    if (memory_region_is_iommu(mr)) {
+        view_add(m, section);
+        return;
+    }
+    if (!why) {
+        why = section_pages(section, &first, &last, &uaddr);
+    }
+    if (why) {
+        trace_vhost_vdpa_memory_skip(m->node.name, mr->name,
+                                     section_first(section),
+                                     section_last(section), why);
+        return;
+    }
+    if (first != section_first(section) || last != section_last(section)) {
+        trace_vhost_vdpa_memory_skip(m->node.name, mr->name,
+                                     section_first(section),
+                                     section_last(section),
+                                     "all but the whole pages of it");
+    }
+    perm = memory_perm(mr, section->readonly);
+    trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
+                                perm);
+    m->private_bytes += private_ram(section, last - first + 1);
+    /* What the device cannot reach is reported by the commit */
+    vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last, uaddr,
+                         perm, mr, NULL);
+}
+
+static void region_del(MemoryListener *listener, MemoryRegionSection *section)
+{
+    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
+    uint64_t first, last, uaddr;
+
+    if (memory_region_is_iommu(section->mr)) {
+        view_del(m, section);
+        return;
+    }
+    /*
+     * Not region_unwanted(): a ROM device that just left its ROM mode would
+     * no longer be recognized as what was added.
+     */
+    if (!memory_region_is_ram(section->mr) ||
+        section_pages(section, &first, &last, &uaddr)) {
+        return;
+    }
+    trace_vhost_vdpa_memory_del(m->node.name, section->mr->name, first, last);
+    m->private_bytes -= private_ram(section, last - first + 1);
+    vhost_vdpa_iotlb_del(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last);
+}
+
+static void memory_begin(MemoryListener *listener)
+{
+    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
+
+    m->in_transaction = true;
+}
+
+static void memory_commit(MemoryListener *listener)
+{
+    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
+
+    m->in_transaction = false;
+    send_changes(m);
+}
+
 VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
                                        uint64_t first, uint64_t last,
                                        bool batching,
@@ -356,12 +531,14 @@ VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
 {
     VhostVDPAMemory *m = g_new0(VhostVDPAMemory, 1);
 
+    QLIST_INIT(&m->views);
     m->node = *node;
     m->failed = failed;
     m->opaque = opaque;
     m->listener = (MemoryListener) {
         .name = "vhost-vdpa",
         .priority = MEMORY_LISTENER_PRIORITY_DEV_BACKEND,
+        .begin = memory_begin,
         .region_add = region_add,
         .region_del = region_del,
         .commit = memory_commit,
@@ -373,39 +550,39 @@ VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
     return m;
 }
 
-static void unfollow(VhostVDPAMemory *m)
+void vhost_vdpa_memory_unfollow(VhostVDPAMemory *m)
 {
+    /* Unregistering reports every section as removed: nothing is to be sent */
+    m->replaying = true;
     if (m->as) {
         memory_listener_unregister(&m->listener);
         m->as = NULL;
     }
+    m->replaying = false;
     vhost_vdpa_iotlb_clear(m->iotlb, VHOST_VDPA_GUEST_ASID);
     m->private_bytes = 0;
+    g_clear_pointer(&m->view_error, error_free);
 }
 
 void vhost_vdpa_memory_free(VhostVDPAMemory *m)
 {
-    if (!m) {
-        return;
+    if (m) {
+        vhost_vdpa_memory_unfollow(m);
+        vhost_vdpa_iotlb_free(m->iotlb);
+        g_free(m);
     }
-    m->running = false;
-    /* Unregistering reports every section as removed: nothing is to be sent */
-    m->replaying = true;
-    unfollow(m);
-    vhost_vdpa_iotlb_free(m->iotlb);
-    g_free(m);
 }
 
 bool vhost_vdpa_memory_commit(VhostVDPAMemory *m, AddressSpace *as,
                               Error **errp)
 {
     if (m->as != as) {
-        /* Both replay the whole address space; one commit takes the sum */
+        vhost_vdpa_memory_unfollow(m);
+        /* Registering replays the whole address space; one commit takes all */
         m->replaying = true;
-        unfollow(m);
         memory_listener_register(&m->listener, as);
-        m->as = as;
         m->replaying = false;
+        m->as = as;
     }
     return commit(m, errp);
 }

@@ -55,14 +55,24 @@ void vhost_vdpa_memory_free(VhostVDPAMemory *m);
 /**
  * vhost_vdpa_memory_commit() - make the device see @as exactly
  * @m: what to bring up to date
- * @as: the address space of the device's accesses; following it starts with
- *      the first call, and moves when the address space is another one
+ * @as: the address space of the device's accesses, which can be one behind a
+ *      virtual IOMMU; following it starts with the first call, and moves when
+ *      the address space is another one
  * @errp: names the device, the range that failed and the likely causes
  *
  * Returns: true if the device now has all of @as
  */
 bool vhost_vdpa_memory_commit(VhostVDPAMemory *m, AddressSpace *as,
                               Error **errp);
+
+/**
+ * vhost_vdpa_memory_unfollow() - let go of the address space
+ * @m: the memory
+ *
+ * For one that may cease to exist, as that of a PCI device does.  Sends
+ * nothing; the next vhost_vdpa_memory_commit() sends what is different then.
+ */
+void vhost_vdpa_memory_unfollow(VhostVDPAMemory *m);
 
 /**
  * vhost_vdpa_memory_set_running() - does the device access memory

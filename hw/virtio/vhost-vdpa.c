@@ -138,7 +138,8 @@ static bool has_backend_feature(VhostVDPAShared *s, unsigned bit)
 static unsigned device_vq(VhostVDPA *v, unsigned guest_vq)
 {
     if (v->control_vq &&
-        (v->shared->features & BIT_ULL(VIRTIO_NET_F_MQ))) {
+        (v->shared->features & (BIT_ULL(VIRTIO_NET_F_MQ) |
+                                BIT_ULL(VIRTIO_NET_F_RSS)))) {
         return v->control_vq;
     }
     return guest_vq;
@@ -491,7 +492,7 @@ static bool step_bind_groups(VhostVDPAShared *s, Error **errp)
 
 static bool step_commit_memory(VhostVDPAShared *s, Error **errp)
 {
-    return vhost_vdpa_memory_commit(s->memory, &address_space_memory, errp);
+    return vhost_vdpa_memory_commit(s->memory, s->as, errp);
 }
 
 /*
@@ -978,6 +979,7 @@ bool vhost_vdpa_shared_map_memory(VhostVDPAShared *s, Error **errp)
     if (!reset_idle(s, errp)) {
         return false;
     }
+    s->as = &address_space_memory;
     return step_commit_memory(s, errp);
 }
 
@@ -1199,6 +1201,8 @@ static int vhost_vdpa_set_features(struct vhost_dev *dev, uint64_t features)
         features |= vdev->guest_features & s->device_features &
                     BIT_ULL(VIRTIO_NET_F_MAC);
     }
+    /* Without a vIOMMU, bus mastering is no reason to unmap everything */
+    s->as = vhost_dev_has_iommu(dev) ? vdev->dma_as : &address_space_memory;
     if (!same_driver) {
         forget_lost_rings(s);
     } else if (s->state == VHOST_VDPA_SUSPENDED &&
@@ -1213,11 +1217,6 @@ static int vhost_vdpa_set_features(struct vhost_dev *dev, uint64_t features)
         error_setg(&err, "vhost-vdpa device '%s': the guest's driver uses the "
                    "legacy interface, which vDPA devices do not have; use a "
                    "driver for virtio 1.0, or disable-legacy=on", s->name);
-    } else if (virtio_bus_device_iommu_enabled(vdev) &&
-               virtio_host_has_feature(vdev, VIRTIO_F_ACCESS_PLATFORM)) {
-        error_setg(&err, "vhost-vdpa device '%s': this version does not work "
-                   "behind a virtual IOMMU; put the device on a bus without "
-                   "one, or use iommu_platform=off", s->name);
     } else {
         s->features = features;
         s->vdev = vdev;
@@ -1239,6 +1238,16 @@ static int vhost_vdpa_set_mem_table(struct vhost_dev *dev,
  */
 static int vhost_vdpa_set_log_base(struct vhost_dev *dev, uint64_t base,
                                    struct vhost_log *log)
+{
+    return 0;
+}
+
+/*
+ * The vhost core tells what the guest's IOMMU unmaps.  So does the memory
+ * listener, which also knows what is mapped.
+ */
+static int vhost_vdpa_send_device_iotlb_msg(struct vhost_dev *dev,
+                                            struct vhost_iotlb_msg *msg)
 {
     return 0;
 }
@@ -1490,7 +1499,6 @@ static int vhost_vdpa_dev_start(struct vhost_dev *dev, bool started)
     return 0;
 }
 
-
 /*
  * The last call of a stop: rings were asked where they stand.  A guest that
  * was paused, or whose link was set down, will go on where it was, and the
@@ -1505,8 +1513,15 @@ static void vhost_vdpa_reset_status(struct vhost_dev *dev)
     bool told_of_resets = vdc->get_vhost;
     Error *err = NULL;
 
-    if (is_last_part(dev) &&
-        (!has_backend_feature(s, VHOST_BACKEND_F_RESUME) ||
+    if (!is_last_part(dev)) {
+        return;
+    }
+    if (s->as != &address_space_memory) {
+        /* It is the guest's device's, and nobody tells us when that goes */
+        vhost_vdpa_memory_unfollow(s->memory);
+        s->as = NULL;
+    }
+    if ((!has_backend_feature(s, VHOST_BACKEND_F_RESUME) ||
          (dev->vdev->vm_running && !told_of_resets)) &&
         !reset_idle(s, &err)) {
         error_report_err(err);
@@ -1627,6 +1642,7 @@ const VhostOps vdpa_ops = {
     .vhost_set_features = vhost_vdpa_set_features,
     .vhost_set_mem_table = vhost_vdpa_set_mem_table,
     .vhost_set_log_base = vhost_vdpa_set_log_base,
+    .vhost_send_device_iotlb_msg = vhost_vdpa_send_device_iotlb_msg,
     .vhost_get_vq_index = vhost_vdpa_get_vq_index,
     .vhost_vq_get_addr = vhost_vdpa_vq_get_addr,
     .vhost_set_vring_num = vhost_vdpa_set_vring_num,

@@ -82,6 +82,7 @@ struct VhostVDPAShared {
     uint64_t features;          /* accepted by FEATURES_OK */
     int config_call_fd;         /* -1: none */
     VirtIODevice *vdev;         /* may be gone while closed, owned, suspended */
+    AddressSpace *as;           /* the guest's device's; NULL: not known yet */
     struct VhostVDPAMemory *memory;
     QTAILQ_HEAD(, vhost_vdpa) devs;
 };
@@ -94,8 +95,8 @@ struct VhostVDPAShared {
  *
  * @shared: the device, which must outlive this
  * @control_vq: 0, or for a control queue its index for the device once
- *              VIRTIO_NET_F_MQ was negotiated; the guest may have been given
- *              fewer queue pairs, and knows another one
+ *              VIRTIO_NET_F_MQ or _RSS was negotiated; the guest may have been
+ *              given fewer queue pairs, and knows another one
  */
 struct vhost_vdpa {
     VhostVDPAShared *shared;
