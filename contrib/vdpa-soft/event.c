@@ -2,7 +2,8 @@
  * vdpa-soft: kicks and hang-ups
  *
  * The kernel calls a driver from within the write to its kick eventfd.  Here
- * a thread waits for the write, without consuming what was written.
+ * a thread waits for the write, without consuming what was written; an ioctl
+ * that comes before the thread does looks for itself.
  *
  * Copyright (c) 2026 The vhost-vdpa backend authors
  *
@@ -11,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -25,6 +27,12 @@
 
 static pthread_mutex_t event_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_int event_epoll = -1;     /* -1: there is no thread yet */
+
+/*
+ * Held from taking events to having acted on them, so that who has it knows
+ * of all that was written before.
+ */
+static pthread_mutex_t take_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void on_kick(uint64_t key)
 {
@@ -42,27 +50,53 @@ static void on_kick(uint64_t key)
     vs_node_wake(n);
 }
 
+/*
+ * Returns: whether somebody hung up.  Unlike a kick that is reported until it
+ * is dealt with, which can only be done without any lock.
+ */
+static bool take_events(int epoll)
+{
+    struct epoll_event event[64];
+    bool hangup = false, kick;
+    int i, count;
+
+    pthread_mutex_lock(&take_lock);
+    do {
+        kick = false;
+        count = epoll_wait(epoll, event, G_N_ELEMENTS(event), 0);
+        for (i = 0; i < count; i++) {
+            if (event[i].data.u64 == VS_KEY_HANGUP) {
+                hangup = true;
+            } else {
+                kick = true;
+                on_kick(event[i].data.u64);
+            }
+        }
+    } while (kick && count == G_N_ELEMENTS(event));
+    pthread_mutex_unlock(&take_lock);
+    return hangup;
+}
+
 static void *event_thread(void *opaque)
 {
-    int epoll = (intptr_t)opaque;
-    struct epoll_event event[64];
+    struct pollfd p = { .fd = (intptr_t)opaque, .events = POLLIN };
+    unsigned i;
 
     for (;;) {
-        int count = epoll_wait(epoll, event, G_N_ELEMENTS(event), -1);
-        unsigned j;
-        int i;
-
-        for (i = 0; i < count; i++) {
-            if (event[i].data.u64 != VS_KEY_HANGUP) {
-                on_kick(event[i].data.u64);
-                continue;
-            }
-            for (j = 0; j < vs_nodes_count(); j++) {
-                vs_node_check_close(vs_node_get(j));
+        if (poll(&p, 1, -1) == 1 && take_events(p.fd)) {
+            for (i = 0; i < vs_nodes_count(); i++) {
+                vs_node_check_close(vs_node_get(i));
             }
         }
     }
     return NULL;
+}
+
+void vs_events_sync(void)
+{
+    if (event_epoll >= 0) {
+        take_events(event_epoll);
+    }
 }
 
 int vs_events_start(void)
@@ -91,6 +125,7 @@ int vs_events_start(void)
 void vs_events_fork(void)
 {
     pthread_mutex_init(&event_lock, NULL);
+    pthread_mutex_init(&take_lock, NULL);
     event_epoll = -1;
 }
 

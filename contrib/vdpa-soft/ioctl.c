@@ -778,6 +778,8 @@ int vs_node_ioctl(VsNode *n, uint32_t cmd, void *arg)
     call_begin(&c, cmd, arg);
     ret = -vs_call_injected(n, c.name);
     vs_call_delay(n, c.name);
+    /* what it does to a kick depends on which was first */
+    vs_events_sync();
 
     vs_node_lock(n);
     n->ioctls++;

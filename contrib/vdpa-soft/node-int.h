@@ -210,6 +210,13 @@ int vs_events_start(void);
 /** vs_events_fork() - in a forked child */
 void vs_events_fork(void);
 
+/**
+ * vs_events_sync() - let the kicks that were written so far arrive
+ *
+ * With call_lock held, and none of the locks inside it.
+ */
+void vs_events_sync(void);
+
 /** vs_events_watch_hangup() - 0 or a negative errno */
 int vs_events_watch_hangup(int fd);
 

@@ -1230,6 +1230,27 @@ static void case_kicks(void)
     g_assert_reply("\"kicks\":4,", "stats");
 }
 
+/* A kick belongs to the status it was written in, whoever sees it when. */
+static void case_kicks_early(void)
+{
+    unsigned i;
+
+    set_up(0x1fe);
+    for (i = 0; i < 300; i++) {
+        offer(1);
+        ring_bell(1);
+        g_assert_works(set_status(15));
+        g_assert_works(ioctl(node, VHOST_VDPA_SUSPEND));
+        g_assert_reply("\"value\":0", "wait vq.1.avail-idx == 0 1");
+        g_assert_works(set_status(0));
+        memset(queues, 0, 3 * PAGE);
+        g_assert_works(set_features(F_MODERN));
+        g_assert_works(set_status(11));
+        set_up_queue(0);
+        set_up_queue(1);
+    }
+}
+
 static void offer_one(uint8_t seed)
 {
     fill_frame(seed);
@@ -1871,6 +1892,7 @@ static const struct {
     { "data-dma-map", case_data, "--dma-map" },
     { "keeps-map", case_keeps_map, "--like vp_vdpa" },
     { "kicks", case_kicks, "" },
+    { "kicks-early", case_kicks_early, "" },
     { "faults", case_faults, "" },
     { "vanish", case_vanish, "" },
     { "signals", case_signals, "" },
