@@ -332,6 +332,7 @@ static void set_like(VsNodeConfig *c, VsLike like)
     c->as_num = 2;
     c->base_unsupported = false;
     c->clean_map_on_reset = true;
+    c->reset_num = VS_NUM_FORGET;
     c->reset_drops_call = true;
     c->reset_drops_config_call = true;
     c->config_irq = true;
@@ -341,7 +342,9 @@ static void set_like(VsNodeConfig *c, VsLike like)
     c->need_access_platform = true;
     c->need_ctrl_vq_for_mq = true;
     c->stray = VS_STRAY_REJECT;
+    c->failure_shows = true;
     c->status_resumes = false;
+    c->size_driver_ok = false;
     c->index_by_features = false;
     c->resume_leaves_ctrl = false;
     c->base_is_used = false;
@@ -362,7 +365,10 @@ static void set_like(VsNodeConfig *c, VsLike like)
         c->config_irq = false;
         c->need_ctrl_vq_for_mq = false;
         c->stray = VS_STRAY_MASK;
+        c->reset_num = VS_NUM_KEEP;
+        c->failure_shows = false;
         c->status_resumes = true;
+        c->size_driver_ok = true;
         c->max_frame = 4096;
         break;
     case VS_LIKE_VDUSE:
@@ -379,6 +385,7 @@ static void set_like(VsNodeConfig *c, VsLike like)
         c->clean_map_on_reset = false;
         c->config_irq_driver_ok = true;
         c->config_writable = false;
+        c->failure_shows = false;
         c->need_access_platform = false;
         c->need_ctrl_vq_for_mq = false;
         c->stray = VS_STRAY_REFUSE;
@@ -395,6 +402,8 @@ static void set_like(VsNodeConfig *c, VsLike like)
         c->vq_num = 256;
         c->base_unsupported = true;
         c->clean_map_on_reset = false;
+        c->reset_num = VS_NUM_DEFAULT;
+        c->failure_shows = false;
         c->reset_drops_call = false;
         c->reset_drops_config_call = false;
         c->need_access_platform = false;
@@ -409,6 +418,7 @@ static void set_like(VsNodeConfig *c, VsLike like)
         c->features = F_MODERN | F_MTU | F_MAC | F_STATUS | F_CTRL_VQ |
                       F_CTRL_MAC_ADDR | F_CTRL_VLAN | F_ANY_LAYOUT;
         c->vq_num = 256;
+        c->reset_num = VS_NUM_DEFAULT;
         c->reset_drops_config_call = false;
         c->config_irq_spurious = true;
         c->config_writable = false;
@@ -648,6 +658,7 @@ static bool set_option(VsNodeConfig *c, int id, const char *value,
     case OPT_CHUNK:
         return vs_parse_u64(value, false, &c->chunk) && c->chunk % 4096 == 0;
     case OPT_VQ_SIZE:
+        c->vq_size_set = true;
         return parse_on_off(value, &c->vq_size);
     case OPT_GROUPS:
         return parse_on_off(value, &c->groups);
@@ -769,6 +780,10 @@ bool vs_node_config_finish(VsNodeConfig *c, char **error)
     if (c->platform_iommu && c->map != VS_MAP_PA) {
         /* only the hardware's own translation is a platform IOMMU */
         c->platform_iommu = false;
+    }
+    if (c->like == VS_LIKE_SIM && !c->vq_size_set) {
+        /* the two come together */
+        c->vq_size = !c->set_map;
     }
     if (!c->groups) {
         if (c->desc_group && c->capability_set[CAP_DESC]) {

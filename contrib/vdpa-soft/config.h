@@ -57,6 +57,13 @@ typedef enum VsStray {
     VS_STRAY_REFUSE,    /* FEATURES_OK reads back clear */
 } VsStray;
 
+/** enum VsNum - what becomes of the ring sizes at a reset */
+typedef enum VsNum {
+    VS_NUM_FORGET,      /* none, until one is set */
+    VS_NUM_KEEP,
+    VS_NUM_DEFAULT,     /* the largest */
+} VsNum;
+
 /**
  * struct VsRule - fail a call
  *
@@ -103,6 +110,7 @@ typedef struct VsNodeConfig {
     bool suspend;
     bool resume;
     bool vq_size;
+    bool vq_size_set;
     bool groups;
     bool desc_group;
     bool doorbell;
@@ -127,6 +135,7 @@ typedef struct VsNodeConfig {
 
     /* the driver's own ways */
     bool clean_map_on_reset;
+    VsNum reset_num;
     bool reset_drops_call;
     bool reset_drops_config_call;
     bool config_irq;
@@ -136,7 +145,9 @@ typedef struct VsNodeConfig {
     bool need_access_platform;
     bool need_ctrl_vq_for_mq;
     VsStray stray;
+    bool failure_shows;         /* a failing DRIVER_OK sets FAILED */
     bool status_resumes;
+    bool size_driver_ok;        /* ring sizes are told only then */
     bool index_by_features;
     bool resume_leaves_ctrl;
     bool base_is_used;

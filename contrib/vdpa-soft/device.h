@@ -139,11 +139,13 @@ void vs_net_vq_set_addr(VsNet *net, unsigned vq,
  *  @asid: of the buffers */
 void vs_net_vq_set_asid(VsNet *net, unsigned vq,
                         uint32_t asid, uint32_t ring_asid);
-/** encoding of SET_VRING_BASE / GET_VRING_BASE, per RING_PACKED */
-void vs_net_vq_set_base(VsNet *net, unsigned vq, uint32_t base);
-uint32_t vs_net_vq_base(VsNet *net, unsigned vq);
+/** encoding of SET_VRING_BASE / GET_VRING_BASE; @packed is the caller's to
+ *  know, because it outlives a reset and the device's features do not */
+void vs_net_vq_set_base(VsNet *net, unsigned vq, uint32_t base, bool packed);
+uint32_t vs_net_vq_base(VsNet *net, unsigned vq, bool packed);
 /** a 0 -> 1 edge takes over size, addresses, base and features; the ring is
- *  looked at when it is kicked */
+ *  looked at when it is kicked.  One that has addresses but no size is in
+ *  error, and never works. */
 void vs_net_vq_enable(VsNet *net, unsigned vq, bool enable);
 /** a doorbell; safe from any thread */
 void vs_net_vq_kick(VsNet *net, unsigned vq);

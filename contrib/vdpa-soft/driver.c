@@ -261,17 +261,14 @@ unsigned vs_driver_desc_group(const VsNode *n, unsigned vq)
 
 void vs_driver_apply_asids(VsNode *n)
 {
-    bool split = n->cfg->desc_group &&
-                 n->backend_acked & 1ULL << VHOST_BACKEND_F_DESC_ASID;
     unsigned i;
 
     for (i = 0; i < n->nvqs; i++) {
         uint32_t asid = n->group_asid[vs_driver_group(n, i)];
 
-        /* a client that knows of no descriptor groups has none */
-        vs_net_vq_set_asid(n->net, i, asid,
-                           split ? n->group_asid[vs_driver_desc_group(n, i)]
-                                 : asid);
+        /* whether the client knows of descriptor groups or not */
+        vs_net_vq_set_asid(n->net, i, asid, n->cfg->desc_group ?
+                           n->group_asid[vs_driver_desc_group(n, i)] : asid);
     }
 }
 
@@ -300,12 +297,17 @@ void vs_driver_reset(VsNode *n, bool clean_map)
     unsigned i;
 
     n->status = 0;
+    n->stray = false;
     n->dev_suspended = false;
     n->kick_pending = false;
     vs_driver_update_running(n);
     vs_net_reset(n->net);
     for (i = 0; i < n->nvqs; i++) {
         n->vq[i].ready = false;
+        if (n->cfg->reset_num != VS_NUM_KEEP) {
+            vs_net_vq_set_num(n->net, i, n->cfg->reset_num == VS_NUM_FORGET ?
+                              0 : n->cfg->vq_num);
+        }
         if (n->cfg->reset_drops_call) {
             n->vq[i].call_installed = false;
         }

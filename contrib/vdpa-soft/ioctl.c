@@ -249,7 +249,6 @@ static int ioctl_set_backend_features(VsNode *n, Call *c)
         return -EOPNOTSUPP;
     }
     n->backend_acked = features;
-    vs_driver_apply_asids(n);
     return 0;
 }
 
@@ -279,6 +278,7 @@ static int ioctl_set_features(VsNode *n, Call *c)
         return -EINVAL;
     }
     vs_net_set_features(n->net, features);
+    n->stray = stray && n->cfg->stray == VS_STRAY_REFUSE;
     n->features_copy = n->cfg->stray == VS_STRAY_REFUSE ?
                        features : vs_net_features(n->net);
     vs_driver_apply_asids(n);
@@ -306,7 +306,9 @@ static int ioctl_set_status(VsNode *n, Call *c)
     }
     start = status & ~before & VS_S_DRIVER_OK;
     if (start && n->cfg->fail_driver_ok) {
-        n->status |= VS_S_FAILED;
+        if (n->cfg->failure_shows) {
+            n->status |= VS_S_FAILED;
+        }
         if (n->cfg->like == VS_LIKE_MLX5) {
             unsigned i;
 
@@ -317,8 +319,7 @@ static int ioctl_set_status(VsNode *n, Call *c)
         return 0;
     }
     status &= ~n->cfg->refuse_status | before;
-    if (n->cfg->stray == VS_STRAY_REFUSE &&
-        n->features_copy & ~n->cfg->features) {
+    if (n->stray) {
         status &= ~VS_S_FEATURES_OK | before;
     }
     n->status = status;
@@ -572,20 +573,22 @@ static int vring_set_base(VsNode *n, unsigned i, Call *c)
         (!vs_driver_index_valid(n, i) || (n->vq[i].ready && n->running))) {
         return -EINVAL;
     }
-    vs_net_vq_set_base(n->net, i, base);
+    vs_net_vq_set_base(n->net, i, base, packed);
     return 0;
 }
 
 static int vring_get_base(VsNode *n, unsigned i, Call *c)
 {
+    bool packed = n->features_copy & VS_F_RING_PACKED;
+
     if (n->cfg->base_unsupported) {
         return -EOPNOTSUPP;
     }
     if (n->cfg->base_checked && !vs_driver_index_valid(n, i)) {
         return -EINVAL;
     }
-    c->data.state.num = vs_net_vq_base(n->net, i);
-    if (n->cfg->base_is_used && !(n->features_copy & VS_F_RING_PACKED)) {
+    c->data.state.num = vs_net_vq_base(n->net, i, packed);
+    if (n->cfg->base_is_used && !packed) {
         VsVqStats stats;
 
         vs_net_vq_stats(n->net, i, &stats);
@@ -699,7 +702,11 @@ static int ioctl_vring(VsNode *n, Call *c)
             return -EOPNOTSUPP;
         }
         vs_net_vq_stats(n->net, i, &stats);
-        state->num = stats.num ? stats.num : n->cfg->vq_num;
+        if (n->cfg->size_driver_ok ? !(n->status & VS_S_DRIVER_OK)
+                                   : !stats.num) {
+            stats.num = n->cfg->vq_num;
+        }
+        state->num = stats.num;
         return copy_out(c, sizeof(*state));
     case VHOST_GET_VRING_BASE:
         return vring_get_base(n, i, c);

@@ -1621,7 +1621,7 @@ static void vq_state(const Vq *vq, VsRingState *state)
     }
 }
 
-void vs_net_vq_set_base(VsNet *net, unsigned vq, uint32_t base)
+void vs_net_vq_set_base(VsNet *net, unsigned vq, uint32_t base, bool packed)
 {
     vs_net_lock(net);
     if (vq < net->nvqs) {
@@ -1629,7 +1629,7 @@ void vs_net_vq_set_base(VsNet *net, unsigned vq, uint32_t base)
         VsRingState state;
 
         vq_state(q, &state);
-        if (has(net, VIRTIO_F_RING_PACKED)) {
+        if (packed) {
             state.avail_idx = base & 0x7fff;
             state.avail_wrap = base >> 15 & 1;
             state.used_idx = base >> 16 & 0x7fff;
@@ -1646,7 +1646,7 @@ void vs_net_vq_set_base(VsNet *net, unsigned vq, uint32_t base)
     vs_net_unlock(net);
 }
 
-uint32_t vs_net_vq_base(VsNet *net, unsigned vq)
+uint32_t vs_net_vq_base(VsNet *net, unsigned vq, bool packed)
 {
     uint32_t base = 0;
 
@@ -1656,7 +1656,7 @@ uint32_t vs_net_vq_base(VsNet *net, unsigned vq)
 
         vq_state(&net->vqs[vq], &state);
         base = state.avail_idx;
-        if (has(net, VIRTIO_F_RING_PACKED)) {
+        if (packed) {
             base |= (uint32_t)state.avail_wrap << 15;
             base |= (uint32_t)state.used_idx << 16;
             base |= (uint32_t)state.used_wrap << 31;
@@ -1699,7 +1699,7 @@ void vs_net_vq_enable(VsNet *net, unsigned vq, bool enable)
         q->kicked = false;
         q->stalled = false;
         /* One that was never set up is not an error, just of no use */
-        q->failed = !q->num;
+        q->failed = !q->num && !q->desc && !q->avail && !q->used;
         net->dirty = true;
     }
     vs_net_unlock(net);

@@ -95,6 +95,7 @@ struct VsNode {
 
     /* the driver; config_installed and dtab are read by callbacks */
     uint8_t status;
+    bool stray;             /* it was given features it does not have */
     bool dev_suspended;
     bool paused;
     bool running;

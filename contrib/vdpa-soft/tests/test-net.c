@@ -220,7 +220,7 @@ static void dev_setup_vq(Dev *dev, unsigned vq, uint16_t start)
     vs_net_vq_set_addr(dev->net, vq, d->desc, d->avail, d->used);
     vs_net_vq_set_base(dev->net, vq,
                        d->packed ? 0x80008000 | d->start | d->start << 16 :
-                       d->start);
+                       d->start, d->packed);
     vs_net_vq_enable(dev->net, vq, true);
 }
 
@@ -860,7 +860,7 @@ static void test_broken_queue(void)
     g_assert_true(dev_stats(dev, 1).enabled);
 
     vs_net_vq_enable(dev->net, 1, false);
-    g_assert_cmpuint(vs_net_vq_base(dev->net, 1), ==, 65530);
+    g_assert_cmpuint(vs_net_vq_base(dev->net, 1, false), ==, 65530);
     arena_put16(&dev->arena, d->avail + 2, 65530);
     vs_net_vq_enable(dev->net, 1, true);
     dev_post(dev, 0, 1, BUF);
@@ -1031,23 +1031,30 @@ static void test_base(gconstpointer data)
         for (vq = 0; vq < 2; vq++) {
             VsVqStats s = dev_stats(dev, vq);
 
-            base[vq] = vs_net_vq_base(dev->net, vq);
+            base[vq] = vs_net_vq_base(dev->net, vq, dev->q[vq].drv.packed);
             g_assert_cmpuint(base[vq] & 0x7fff, ==, s.avail_idx & 0x7fff);
             g_assert_cmpuint(s.avail_idx, ==, s.used_idx);
         }
         vs_net_reset(dev->net);
+        for (vq = 0; vq < 2; vq++) {
+            Drv *d = &dev->q[vq].drv;
+
+            g_assert_cmphex(vs_net_vq_base(dev->net, vq, d->packed), ==,
+                            d->packed ? 0x80008000 : 0);
+            vs_net_vq_set_num(dev->net, vq, RING);
+            vs_net_vq_set_addr(dev->net, vq, d->desc, d->avail, d->used);
+            vs_net_vq_set_base(dev->net, vq, base[vq], d->packed);
+            g_assert_cmphex(vs_net_vq_base(dev->net, vq, d->packed), ==,
+                            base[vq]);
+        }
+        /* It is the caller who knows how they are encoded */
         vs_net_set_features(dev->net, features);
         for (vq = 0; vq < 2; vq++) {
             Drv *d = &dev->q[vq].drv;
 
-            g_assert_cmphex(vs_net_vq_base(dev->net, vq), ==,
-                            d->packed ? 0x80008000 : 0);
-            vs_net_vq_set_num(dev->net, vq, RING);
-            vs_net_vq_set_addr(dev->net, vq, d->desc, d->avail, d->used);
-            vs_net_vq_set_base(dev->net, vq, base[vq]);
-            g_assert_cmphex(vs_net_vq_base(dev->net, vq), ==, base[vq]);
             vs_net_vq_enable(dev->net, vq, true);
-            g_assert_cmphex(vs_net_vq_base(dev->net, vq), ==, base[vq]);
+            g_assert_cmphex(vs_net_vq_base(dev->net, vq, d->packed), ==,
+                            base[vq]);
         }
         vs_net_set_running(dev->net, true, false);
         vs_net_vq_kick(dev->net, 0);
@@ -1096,6 +1103,7 @@ static void test_not_set_up(void)
     for (i = 2; i < 4; i++) {
         vs_net_vq_enable(dev->net, i, false);
         vs_net_vq_set_num(dev->net, i, 0);
+        vs_net_vq_set_addr(dev->net, i, 0, 0, 0);
         vs_net_vq_enable(dev->net, i, true);
         vs_net_vq_kick(dev->net, i);
     }
@@ -1112,6 +1120,11 @@ static void test_not_set_up(void)
     vs_net_vq_set_num(dev->net, 2, 3);
     vs_net_vq_enable(dev->net, 2, true);
     dev_wait_until(dev, dev_stats(dev, 2).errors == 1);
+    /* And so is one whose size was forgotten */
+    vs_net_vq_enable(dev->net, 3, false);
+    vs_net_vq_set_addr(dev->net, 3, 16, 2, 4);
+    vs_net_vq_enable(dev->net, 3, true);
+    dev_wait_until(dev, dev_stats(dev, 3).errors == 1);
     dev_free(dev);
 }
 

@@ -543,6 +543,17 @@ static void case_fail_driver_ok(void)
     g_assert_works(set_status(0));
 }
 
+static void case_no_driver_ok(void)
+{
+    open_node();
+    g_assert_works(set_status(3));
+    g_assert_works(set_status(7));
+    g_assert_cmpuint(get_status(), ==, 3);
+    /* nothing else that came with it took either */
+    g_assert_works(set_status(15));
+    g_assert_cmpuint(get_status(), ==, 3);
+}
+
 static void case_features(void)
 {
     uint64_t offered;
@@ -588,6 +599,10 @@ static void case_features_vduse(void)
     g_assert_works(set_features(F_VERSION_1 | 1ULL << 40));
     g_assert_works(set_status(11));
     g_assert_cmpuint(get_status(), ==, 3);
+    /* a reset leaves the driver none to refuse */
+    g_assert_works(set_status(0));
+    g_assert_works(set_status(11));
+    g_assert_cmpuint(get_status(), ==, 11);
 }
 
 static void case_backend(void)
@@ -766,6 +781,101 @@ static void case_vring(void)
     g_assert_works(ioctl(node, VHOST_VDPA_RESUME));
     g_assert_fails(vring_addr(0, 0, 0, 0), EINVAL);
     g_assert_works(vring(VHOST_VDPA_SET_VRING_ENABLE, 0, 1));
+}
+
+/* The vhost layer's idea of the ring outlives a reset, the index does not. */
+static void case_base_reset(void)
+{
+    uint32_t num;
+
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_works(set_features(F_MODERN | F_RING_PACKED));
+    g_assert_works(vring(VHOST_SET_VRING_BASE, 0, 0x80058007));
+    g_assert_works(set_status(0));
+    g_assert_works(vring_get(VHOST_GET_VRING_BASE, 0, &num));
+    g_assert_cmphex(num, ==, 0x80008000);
+    g_assert_works(vring(VHOST_SET_VRING_BASE, 0, 0x81238123));
+    g_assert_works(vring_get(VHOST_GET_VRING_BASE, 0, &num));
+    g_assert_cmphex(num, ==, 0x81238123);
+    /* and a negotiation changes it, nothing else */
+    g_assert_works(set_status(0));
+    g_assert_works(set_features(F_MODERN));
+    g_assert_works(vring_get(VHOST_GET_VRING_BASE, 0, &num));
+    g_assert_cmphex(num, ==, 0);
+    g_assert_works(set_features(F_MODERN | F_RING_PACKED));
+    /* until it is closed */
+    close(node);
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_works(vring_get(VHOST_GET_VRING_BASE, 0, &num));
+    g_assert_cmphex(num, ==, 0);
+    g_assert_fails(vring(VHOST_SET_VRING_BASE, 0, 0x81238123), EINVAL);
+}
+
+/* The size of ring 1 while it is set, and after a reset */
+static void check_num(uint32_t after)
+{
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_works(set_features(F_MODERN));
+    g_assert_works(vring(VHOST_SET_VRING_NUM, 1, 64));
+    wait_value("vq.1.num", "==", 64);
+    g_assert_works(set_status(0));
+    wait_value("vq.1.num", "==", after);
+}
+
+static void case_num_forgotten(void)
+{
+    uint32_t num;
+
+    check_num(0);
+    g_assert_works(vring_get(VHOST_VDPA_GET_VRING_SIZE, 1, &num));
+    g_assert_cmpuint(num, ==, 1024);
+}
+
+static void case_num_kept(void)
+{
+    check_num(64);
+    /* but not over a close, which a client must not rely on */
+    close(node);
+    open_node();
+    wait_value("vq.1.num", "==", 0);
+}
+
+static void case_num_default(void)
+{
+    check_num(256);
+    g_assert_works(vring(VHOST_SET_VRING_NUM, 1, 64));
+    close(node);
+    open_node();
+    wait_value("vq.1.num", "==", 256);
+}
+
+/* vdpa_sim tells ring sizes only if it maps each by itself. */
+static void case_size_sim(void)
+{
+    uint32_t num;
+
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_works(set_features(F_MODERN));
+    g_assert_works(vring(VHOST_SET_VRING_NUM, 1, 64));
+    g_assert_works(vring_get(VHOST_VDPA_GET_VRING_SIZE, 1, &num));
+    g_assert_cmpuint(num, ==, 256);
+    g_assert_works(set_status(15));
+    g_assert_works(vring_get(VHOST_VDPA_GET_VRING_SIZE, 1, &num));
+    g_assert_cmpuint(num, ==, 64);
+}
+
+static void case_no_size(void)
+{
+    uint32_t num;
+
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_fails(vring_get(VHOST_VDPA_GET_VRING_SIZE, 1, &num),
+                   EOPNOTSUPP);
 }
 
 static void case_base_unsupported(void)
@@ -1503,6 +1613,45 @@ static void case_asid_data(void)
     g_assert_reply("\"faults\":0,", "stats");
 }
 
+/* Acknowledging DESC_ASID tells the device nothing new. */
+static void case_asid_unacked(void)
+{
+    set_up(0x17e);
+    g_assert_works(vring(VHOST_VDPA_SET_GROUP_ASID, 0, 1));
+    g_assert_cmpint(msg_as(1, VHOST_IOTLB_UPDATE, IOVA, 3 * PAGE, queues, 3),
+                    ==, 72);
+    g_assert_cmpint(unmap(IOVA, 3 * PAGE), ==, 72);
+    g_assert_works(set_status(15));
+    ring_bell(1);
+    wait_value("faults", ">=", 1);
+    g_assert_reply("\"asid\":0,", "faults");
+}
+
+/* A client that sets a ring up again after a reset, but not its size */
+static void case_num_missing(void)
+{
+    set_up(0x1fe);
+    g_assert_works(set_status(15));
+    round_trip(1);
+    g_assert_works(set_status(0));
+    memset(queues, 0, 3 * PAGE);
+    g_assert_works(set_features(F_MODERN));
+    g_assert_works(set_status(11));
+    set_up_queue(0);
+    g_assert_works(vring_addr(1, queue_iova(1, 0),
+                              queue_iova(1, offsetof(Queue, avail_flags)),
+                              queue_iova(1, offsetof(Queue, used_flags))));
+    g_assert_works(vring(VHOST_VDPA_SET_VRING_ENABLE, 1, 1));
+    g_assert_works(set_status(15));
+    offer_one(2);
+    wait_value("vq.1.errors", "==", 1);
+    /* two before, two now, and one for what ring 0's eventfd held */
+    wait_value("kicks", "==", 5);
+    g_assert_reply("\"value\":0", "wait vq.1.avail-idx == 0 1");
+    g_assert_reply("\"value\":0", "wait vq.0.errors == 0 1");
+    g_assert_reply("\"faults\":0,", "stats");
+}
+
 static void case_batch_data(void)
 {
     set_up(0x1fe);
@@ -1867,6 +2016,14 @@ static const struct {
     { "status", case_status, "" },
     { "refuse-status", case_refuse, "--refuse-status 8" },
     { "fail-driver-ok", case_fail_driver_ok, "--fail-driver-ok" },
+    { "fail-driver-ok-mlx5", case_fail_driver_ok,
+      "--fail-driver-ok --like mlx5" },
+    { "fail-driver-ok-sim", case_no_driver_ok,
+      "--fail-driver-ok --like sim" },
+    { "fail-driver-ok-vduse", case_no_driver_ok,
+      "--fail-driver-ok --like vduse" },
+    { "fail-driver-ok-vp-vdpa", case_no_driver_ok,
+      "--fail-driver-ok --like vp_vdpa" },
     { "features", case_features, "" },
     { "features-sim", case_features_sim, "--like sim" },
     { "features-vduse", case_features_vduse, "--like vduse" },
@@ -1877,6 +2034,17 @@ static const struct {
       "--iova-range 2000-1000 --device-id 2" },
     { "busy", case_busy, "--busy" },
     { "vring", case_vring, "" },
+    { "base-reset", case_base_reset, "" },
+    { "base-reset-vduse", case_base_reset, "--like vduse" },
+    { "num-soft", case_num_forgotten, "" },
+    { "num-vduse", case_num_forgotten, "--like vduse" },
+    { "num-sim", case_num_kept, "--like sim" },
+    { "num-vp-vdpa", case_num_default, "--like vp_vdpa" },
+    { "num-mlx5", case_num_default, "--like mlx5" },
+    { "num-missing", case_num_missing, "" },
+    { "size-sim", case_no_size, "--like sim" },
+    { "size-sim-dma-map", case_size_sim, "--like sim --dma-map" },
+    { "size-sim-off", case_no_size, "--dma-map --vq-size off --like sim" },
     { "base-unsupported", case_base_unsupported, "--base-unsupported" },
     { "mlx5-indices", case_mlx5_indices, "--like mlx5 --queues 2 --map va" },
     { "groups", case_groups, "" },
@@ -1900,6 +2068,7 @@ static const struct {
     { "no-persist", case_no_persist, "" },
     { "call-dropped", case_call_dropped, "" },
     { "asid-data", case_asid_data, "" },
+    { "asid-unacked", case_asid_unacked, "" },
     { "batch-data", case_batch_data, "" },
     { "dma-map-data", case_dma_map_data, "--dma-map" },
     { "passthrough", case_passthrough, "--passthrough on" },
