@@ -446,6 +446,7 @@ VsNodeConfig *vs_node_config_new(unsigned index)
     c->device_id = 1;
     c->vqs = -1;
     c->config_size = -1;
+    c->max_pairs = -1;
     c->iova_last = UINT64_MAX;
     c->rules = g_array_new(false, false, sizeof(VsRule));
     c->slow = g_array_new(false, false, sizeof(VsSlow));
@@ -478,7 +479,7 @@ enum {
     OPT_MAP, OPT_SET_MAP, OPT_DMA_MAP, OPT_CHUNK, OPT_VQ_SIZE, OPT_GROUPS,
     OPT_DOORBELL, OPT_PASSTHROUGH, OPT_FEATURES, OPT_ADD_FEATURE,
     OPT_NO_FEATURE, OPT_BACKEND_FEATURES, OPT_DEVICE_ID, OPT_VQS,
-    OPT_VQ_NUM, OPT_CONFIG_SIZE, OPT_IOVA_RANGE, OPT_AS_NUM,
+    OPT_VQ_NUM, OPT_CONFIG_SIZE, OPT_MAX_PAIRS, OPT_IOVA_RANGE, OPT_AS_NUM,
     OPT_REFUSE_STATUS, OPT_FAIL_DRIVER_OK, OPT_BASE_UNSUPPORTED, OPT_BUSY,
     OPT_FAIL, OPT_SLOW,
     OPT_CAPABILITY,     /* + CAP_*; must be last */
@@ -524,6 +525,7 @@ static const struct {
     { "vqs", OPT_VQS, false, "a 32-bit number" },
     { "vq-num", OPT_VQ_NUM, false, "a number from 0 to 65535" },
     { "config-size", OPT_CONFIG_SIZE, false, "a number from 0 to 4096" },
+    { "max-pairs", OPT_MAX_PAIRS, false, "a number from 0 to 65535" },
     { "iova-range", OPT_IOVA_RANGE, false,
       "FIRST-LAST, both in hexadecimal" },
     { "as-num", OPT_AS_NUM, false, "a number from 1 to 16" },
@@ -709,6 +711,12 @@ static bool set_option(VsNodeConfig *c, int id, const char *value,
             return false;
         }
         c->config_size = v;
+        return true;
+    case OPT_MAX_PAIRS:
+        if (!vs_parse_u64(value, false, &v) || v > UINT16_MAX) {
+            return false;
+        }
+        c->max_pairs = v;
         return true;
     case OPT_IOVA_RANGE:
         return parse_range(value, &c->iova_first, &c->iova_last);

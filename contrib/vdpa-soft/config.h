@@ -123,6 +123,7 @@ typedef struct VsNodeConfig {
     int64_t vqs;                /* GET_VQS_COUNT, or -1: as it is */
     unsigned vq_num;
     int64_t config_size;        /* or -1: as it is */
+    int max_pairs;              /* max_virtqueue_pairs, or -1: as it is */
     uint64_t iova_first;
     uint64_t iova_last;
     uint8_t refuse_status;

@@ -60,7 +60,8 @@ static const char usage[] =
 "                        what the driver can do\n"
 "  --features HEX, --add-feature BIT, --no-feature BIT,\n"
 "  --backend-features HEX, --device-id N, --vqs N, --vq-num N,\n"
-"  --config-size N       what the device says of itself\n"
+"  --config-size N, --max-pairs N\n"
+"                        what the device says of itself\n"
 "  --busy, --refuse-status BITS, --fail-driver-ok, --base-unsupported,\n"
 "  --slow CALL=MS        how it misbehaves\n";
 

@@ -22,6 +22,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <linux/virtio_net.h>
 #include <time.h>
 #include <unistd.h>
 #include "compat.h"
@@ -251,6 +252,13 @@ static int make_net(VsNode *n)
     vs_driver_host(n, &host);
     pthread_mutex_lock(&n->lock);
     n->net = vs_net_new(&config, &host, &error);
+    if (n->net && n->cfg->max_pairs >= 0) {
+        uint16_t pairs = GUINT16_TO_LE(n->cfg->max_pairs);
+
+        vs_net_config_write(n->net, offsetof(struct virtio_net_config,
+                                             max_virtqueue_pairs),
+                            &pairs, sizeof(pairs));
+    }
     pthread_mutex_unlock(&n->lock);
     if (!n->net) {
         fprintf(stderr, "vdpa-soft: %s: cannot make the device: %s\n",

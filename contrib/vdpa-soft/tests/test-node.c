@@ -689,6 +689,46 @@ static void case_config(void)
     g_assert_fails(ioctl(node, VHOST_VDPA_SET_CONFIG_CALL, &bad[0]), EBADF);
 }
 
+static void check_max_pairs(uint16_t pairs)
+{
+    Config c = { .off = 8, .len = 2 };
+
+    open_node();
+    g_assert_works(ioctl(node, VHOST_VDPA_GET_CONFIG, &c));
+    g_assert_cmpuint(c.buf[0] | c.buf[1] << 8, ==, pairs);
+    /* nothing else depends on it */
+    g_assert_works(set_status(1));
+    g_assert_works(set_status(0));
+    g_assert_works(ioctl(node, VHOST_VDPA_GET_CONFIG, &c));
+    g_assert_cmpuint(c.buf[0] | c.buf[1] << 8, ==, pairs);
+    c = (Config) { .len = 6 };
+    g_assert_works(ioctl(node, VHOST_VDPA_GET_CONFIG, &c));
+    g_assert_cmpmem(c.buf, 5, ((uint8_t[]) { 0x52, 0x54, 0, 0x5d, 0xfa }), 5);
+}
+
+static void case_max_pairs_true(void)
+{
+    uint32_t num;
+
+    check_max_pairs(2);
+    g_assert_works(ioctl(node, VHOST_VDPA_GET_VQS_COUNT, &num));
+    g_assert_cmpuint(num, ==, 5);
+}
+
+static void case_max_pairs_0(void)
+{
+    check_max_pairs(0);
+}
+
+static void case_max_pairs(void)
+{
+    uint32_t num;
+
+    check_max_pairs(40000);
+    g_assert_works(ioctl(node, VHOST_VDPA_GET_VQS_COUNT, &num));
+    g_assert_cmpuint(num, ==, 5);
+}
+
 static void case_absurd(void)
 {
     struct vhost_vdpa_iova_range range;
@@ -2030,6 +2070,9 @@ static const struct {
     { "backend", case_backend, "" },
     { "backend-less", case_backend_less, "--backend-features 0x0e" },
     { "config", case_config, "--mac 52:54:00:01:02:03 --mtu 1400" },
+    { "max-pairs-true", case_max_pairs_true, "--queues 2" },
+    { "max-pairs-0", case_max_pairs_0, "--queues 2 --max-pairs 0" },
+    { "max-pairs", case_max_pairs, "--queues 2 --max-pairs 40000" },
     { "absurd", case_absurd, "--vqs 0 --vq-num 65535 --config-size 3 "
       "--iova-range 2000-1000 --device-id 2" },
     { "busy", case_busy, "--busy" },
@@ -2159,6 +2202,8 @@ static void test_launcher(void)
         { "--features 1g", "hexadecimal" },
         { "--iova-range 1000", "FIRST-LAST" },
         { "--vq-num 65536", "0 to 65535" },
+        { "--max-pairs 65536", "0 to 65535" },
+        { "--max-pairs -1", "0 to 65535" },
         { "--fd 0", "3 to 1023" },
         { "--fd 9 --node --fd 9", "same --fd" },
         { "--path /dev/x --node --path /dev/x", "same path" },
