@@ -217,7 +217,9 @@ int vs_node_mmap(VsNode *n, int fd, void *addr, size_t length, int prot,
     int ret;
 
     if (n->foreign) {
-        return -ENODEV;
+        /* a page could be had, but the device would not see it */
+        ret = mmap_check(n, length, prot, flags, offset);
+        return ret < 0 ? ret : -VS_ENOTSUPP;
     }
     pthread_mutex_lock(&n->call_lock);
     ret = vs_node_attach(n);

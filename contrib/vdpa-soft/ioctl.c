@@ -768,13 +768,39 @@ static void call_end(VsNode *n, Call *c, int ret)
     vs_node_wake(n);
 }
 
+/*
+ * A forked child does not have the device, only its description.  That it is
+ * not the owner is true for a kernel, too.
+ */
+static int foreign_ioctl(VsNode *n, Call *c)
+{
+    switch (c->cmd) {
+    case VHOST_GET_FEATURES:
+    case VHOST_GET_BACKEND_FEATURES:
+    case VHOST_VDPA_GET_DEVICE_ID:
+    case VHOST_VDPA_GET_VRING_NUM:
+    case VHOST_VDPA_GET_IOVA_RANGE:
+    case VHOST_VDPA_GET_CONFIG_SIZE:
+    case VHOST_VDPA_GET_AS_NUM:
+    case VHOST_VDPA_GET_GROUP_NUM:
+    case VHOST_VDPA_GET_VQS_COUNT:
+        return ioctl_vdpa(n, c);
+    case VHOST_SET_OWNER:
+    case VS_SET_FORK_FROM_OWNER:
+        return n->owned ? -EBUSY : -EPERM;
+    default:
+        return -EPERM;
+    }
+}
+
 int vs_node_ioctl(VsNode *n, uint32_t cmd, void *arg)
 {
     Call c;
     int ret;
 
     if (n->foreign) {
-        return -EPERM;
+        call_begin(&c, cmd, arg);
+        return foreign_ioctl(n, &c);
     }
     pthread_mutex_lock(&n->call_lock);
     ret = vs_node_attach(n);

@@ -306,18 +306,14 @@ ssize_t vs_node_write(VsNode *n, const struct iovec *iov, int count)
     uint32_t version, asid;
     int got, err = 0, ret;
 
-    if (n->foreign) {
-        return -EFAULT;
-    }
     pthread_mutex_lock(&n->call_lock);
-    ret = vs_node_attach(n);
+    ret = n->foreign ? 0 : vs_node_attach(n);
+    if (ret == 0 && n->accmode == O_RDONLY) {
+        ret = -EBADF;
+    }
     if (ret < 0) {
         pthread_mutex_unlock(&n->call_lock);
         return ret;
-    }
-    if (n->accmode == O_RDONLY) {
-        pthread_mutex_unlock(&n->call_lock);
-        return -EBADF;
     }
     got = gather(iov, count, buf);
     memcpy(&version, buf, sizeof(version));
@@ -327,6 +323,11 @@ ssize_t vs_node_write(VsNode *n, const struct iovec *iov, int count)
         (version != VHOST_IOTLB_MSG && version != VHOST_IOTLB_MSG_V2) ||
         (msg.type == VHOST_IOTLB_UPDATE && msg.size == 0)) {
         err = got < 0 ? -got : EINVAL;
+    }
+    if (n->foreign) {
+        /* whatever it says, it is not the owner's */
+        pthread_mutex_unlock(&n->call_lock);
+        return err ? -err : -EFAULT;
     }
     if (got < MSG_BYTES) {
         memset(&msg, 0, sizeof(msg));

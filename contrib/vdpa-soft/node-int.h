@@ -82,7 +82,7 @@ struct VsNode {
     bool inherited;         /* open since launch, no call made yet */
 
     /* the vhost layer */
-    bool owned;
+    bool owned;             /* in a forked child: as it was then */
     uint64_t backend_acked;
     uint64_t features_copy; /* decides how ring bases are encoded */
     bool suspended;

@@ -694,5 +694,7 @@ void vs_nodes_fork(void)
         }
         vs_close_fd(&n->config_fd);
         vs.node[i]->foreign = inode;
+        vs.node[i]->accmode = n->accmode;
+        vs.node[i]->owned = n->owned;
     }
 }

@@ -353,6 +353,7 @@ static void case_fork(void)
 {
     int to_child[2], status;
     uint64_t features;
+    uint32_t num;
     char byte = 0;
     pid_t pid;
 
@@ -363,12 +364,32 @@ static void case_fork(void)
     g_assert_works(pid);
     if (pid == 0) {
         close(to_child[1]);
-        /* not the owner; and the device lives elsewhere */
-        if (ioctl(node, VHOST_GET_FEATURES, &features) != -1 ||
-            map(0, PAGE, &features) != -1 || errno != EFAULT ||
-            open(PATH, O_RDWR) != -1 || errno != EBUSY) {
-            _exit(1);
-        }
+        /* what never changes can be asked for */
+        g_assert_works(ioctl(node, VHOST_GET_FEATURES, &features));
+        g_assert_true(features & F_VERSION_1);
+        g_assert_works(ioctl(node, VHOST_VDPA_GET_CONFIG_SIZE, &num));
+        g_assert_cmpuint(num, >=, 12);
+        g_assert_works(ioctl(node, VHOST_VDPA_GET_GROUP_NUM, &num));
+        g_assert_cmpuint(num, ==, 3);
+        g_assert_fails(ioctl(node, VHOST_GET_FEATURES, nowhere), EFAULT);
+        /* not the owner */
+        g_assert_fails(ioctl(node, VHOST_SET_OWNER), EBUSY);
+        g_assert_fails(ioctl(node, VS_SET_FORK_FROM_OWNER, &byte), EBUSY);
+        g_assert_fails(vring(VHOST_SET_VRING_NUM, 0, 256), EPERM);
+        g_assert_fails(ioctl(node, _IO(0xAF, 0xee), NULL), EPERM);
+        g_assert_fails(write(node, &features, 8), EINVAL);
+        g_assert_fails(write(node, nowhere, 72), EINVAL);
+        g_assert_fails(map(0, 0, &features), EINVAL);
+        g_assert_fails(map(0, PAGE, &features), EFAULT);
+        /* the device lives elsewhere */
+        g_assert_fails(set_status(1), EPERM);
+        g_assert_true(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, node, 0) ==
+                      MAP_FAILED);
+        g_assert_cmpint(errno, ==, EINVAL);
+        g_assert_true(mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, node, 0) ==
+                      MAP_FAILED);
+        g_assert_cmpint(errno, ==, VS_ENOTSUPP);
+        g_assert_fails(open(PATH, O_RDWR), EBUSY);
         /* hold it until told */
         _exit(read(to_child[0], &byte, 1) == 1 ? 0 : 2);
     }
@@ -2047,6 +2068,7 @@ static const struct {
     { "accmode", case_accmode, "" },
     { "pass", case_pass, "" },
     { "fork", case_fork, "" },
+    { "fork-doorbell", case_fork, "--doorbell on" },
     { "fork-first", case_fork_first, "" },
     { "fd", case_fd, "--fd 20" },
     { "fd-held", case_fd_held, NULL },
