@@ -30,6 +30,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -666,7 +667,13 @@ static void __attribute__((constructor)) loaded(void)
     active = true;
     pthread_atfork(NULL, NULL, forked);
     if (transcript) {
-        vs_transcript_open(transcript);
+        int ret = vs_transcript_open(transcript);
+
+        if (ret < 0) {
+            fprintf(stderr, "vdpa-soft: --transcript %s: cannot append to "
+                    "it: %s; the calls of process %d will be missing there\n",
+                    transcript, strerror(-ret), (int)getpid());
+        }
     }
     /*
      * The program the launcher started serves the control socket at once;

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 #include "json.h"
@@ -21,6 +22,7 @@ static struct {
     GQueue entries;
     uint64_t next;          /* sequence number of the next entry */
     int fd;
+    char *path;
 } transcript = {
     .lock = PTHREAD_MUTEX_INITIALIZER,
     .entries = G_QUEUE_INIT,
@@ -43,6 +45,7 @@ int vs_transcript_open(const char *path)
         fd = high;
     }
     transcript.fd = fd;
+    transcript.path = g_strdup(path);
     return 0;
 }
 
@@ -55,6 +58,11 @@ static void write_line(const char *text, size_t size)
             if (errno == EINTR) {
                 continue;
             }
+            fprintf(stderr, "vdpa-soft: --transcript %s: cannot write: %s; "
+                    "it ends here, and is incomplete\n", transcript.path,
+                    g_strerror(errno));
+            close(transcript.fd);
+            transcript.fd = -1;
             return;
         }
         text += done;

@@ -2290,6 +2290,40 @@ static void test_shell(void)
     }
 }
 
+/* A transcript that cannot be kept is told, once, and stops nothing. */
+static void test_transcript_lost(void)
+{
+    static const struct {
+        const char *options;
+        const char *form;
+        const char *says;
+    } runs[] = {
+        { "--transcript /dev/full", "%s --case data",
+          "/dev/full: cannot write: No space left" },
+        { "", "env VDPA_SOFT_TRANSCRIPT=/nowhere/at/all %s --case data",
+          "/nowhere/at/all: cannot append to it: No such file" },
+    };
+    size_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(runs); i++) {
+        g_auto(GStrv) part = g_strsplit(runs[i].form, "%s", 2);
+        g_autofree char *command = g_strjoinv(self, part);
+        g_autofree char *options = NULL, *err = NULL;
+        const char *said;
+        int status;
+
+        options = g_strdup_printf("--control %s/control %s", directory,
+                                  runs[i].options);
+        err = run_launcher(options, command, &status);
+        said = strstr(err, runs[i].says);
+        if (status || !said || strstr(said + 1, runs[i].says)) {
+            g_test_message("%s: status 0x%x, says: %s", command, status,
+                           err);
+            g_test_fail();
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_autofree char *env = g_strdup(getenv("VDPA_SOFT"));
@@ -2317,6 +2351,7 @@ int main(int argc, char **argv)
     directory = g_dir_make_tmp("vdpa-soft-XXXXXX", NULL);
     g_test_add_func("/vdpa-soft/launcher", test_launcher);
     g_test_add_func("/vdpa-soft/shell", test_shell);
+    g_test_add_func("/vdpa-soft/transcript-lost", test_transcript_lost);
     for (i = 0; i < G_N_ELEMENTS(cases); i++) {
         g_autofree char *path = g_strdup_printf("/vdpa-soft/node/%s",
                                                 cases[i].name);
