@@ -51,6 +51,14 @@ QEMU_TESTS = [
     'test-iov',
 ]
 
+# Virtual IOMMUs that the guest's NIC is put behind, and the tests run then
+GUEST_IOMMUS = {
+    'intel-lazy': [],           # all
+    'intel-strict': ['upload', 'stop-and-continue', 'rebind', 'mappings',
+                     'domains'],
+    'virtio': ['upload', 'rebind', 'domains'],
+}
+
 # Deadlines are QEMU's, and longer: other work may share the machine
 DEADLINE_FACTOR = 3
 DEADLINE = 300
@@ -365,6 +373,9 @@ def make_jobs(build, logs, wanted):
 
     # The guest is emulated, and shall have both processors to itself
     script('guest', 'scripts/guest-tests', tap=True, alone=True, deadline=900)
+    for mode, names in GUEST_IOMMUS.items():
+        script(f'guest-{mode}', 'scripts/guest-tests', '--iommu', mode, *names,
+               tap=True, alone=True, deadline=900)
     script('make-run', 'scripts/run-guest', alone=True, deadline=600)
     script('check', 'scripts/test-check.py', tap=True)
     script('graft', 'scripts/test-graft.py', tree, tap=True)

@@ -195,7 +195,8 @@ def build(packages, output, modules=(), programs=(), files=()):
     """Write the initramfs; modules and programs add to the usual ones"""
     with tempfile.TemporaryDirectory() as root:
         os.chmod(root, 0o755)
-        populate(root, packages, [*MODULES, *modules],
+        # Those of what other devices need come before those of devices
+        populate(root, packages, [*modules, *MODULES],
                  [*PROGRAMS, *programs], files)
         archive(root, output)
 

@@ -40,6 +40,38 @@ PROBE = 10
 # The host, as seen by a guest behind user-mode networking
 HOST = '10.0.2.2'
 
+# Megabytes of a guest's memory
+MEMORY = 512
+
+
+class Iommu:
+    """A virtual IOMMU that a guest's NIC is behind
+
+    device: its device, for QEMU
+    command_line: what the guest's kernel is told about it
+    domain: type of the domain that this makes the NIC's
+    modules: further ones that the guest's kernel needs
+    """
+
+    def __init__(self, device, command_line, domain, modules=()):
+        self.device = device
+        self.command_line = command_line
+        self.domain = domain
+        self.modules = modules
+
+
+INTEL = 'intel-iommu,caching-mode=on'
+IOMMUS = {
+    'intel-strict': Iommu(INTEL, 'intel_iommu=on iommu.passthrough=0 '
+                          'iommu.strict=1', 'DMA'),
+    'intel-lazy': Iommu(INTEL, 'intel_iommu=on iommu.passthrough=0 '
+                        'iommu.strict=0', 'DMA-FQ'),
+    'intel-passthrough': Iommu(INTEL, 'intel_iommu=on iommu.passthrough=1',
+                               'identity'),
+    'virtio': Iommu('virtio-iommu-pci', 'iommu.passthrough=0 iommu.strict=0',
+                    'DMA-FQ', ['virtio_iommu']),
+}
+
 
 class GuestError(Exception):
     """Something did not happen as it should; the text is for a person"""
@@ -242,10 +274,15 @@ class Setup:
     Environment: QEMU_BUILD, the directory QEMU was built in; CACHE, where
     downloads are kept; GUEST_LOGS, where logs go; ACCEL, kvm or tcg, to
     have no choice made; SOFT_OPTIONS, further options of the software
-    device, such as "--like mlx5".
+    device, such as "--like mlx5"; IOMMU, one of IOMMUS for NICs to be behind,
+    whose logs are kept apart.
     """
 
     def __init__(self, environment=os.environ):
+        mode = environment.get('IOMMU', '')
+        if mode and mode not in IOMMUS:
+            raise GuestError(f'IOMMU={mode}: none of {", ".join(IOMMUS)}')
+        self.iommu = IOMMUS.get(mode)
         build = environment.get('QEMU_BUILD') or \
             os.path.join(TOP, 'build/qemu/build')
         home = environment.get('XDG_CACHE_HOME') or \
@@ -254,6 +291,8 @@ class Setup:
             os.path.join(home, 'qemu-vhost-vdpa')
         self.logs = environment.get('GUEST_LOGS') or \
             os.path.join(TOP, 'build/logs/guest')
+        if mode:
+            self.logs = os.path.join(self.logs, mode)
 
         self.soft_options = shlex.split(environment.get('SOFT_OPTIONS', ''))
         self.qemu = self._program(build, 'qemu-system-x86_64')
@@ -267,7 +306,8 @@ class Setup:
         os.makedirs(self.logs, exist_ok=True)
         self.initrd = os.path.join(self.logs, 'initramfs')
         try:
-            mkinitramfs.build(self.packages, self.initrd)
+            mkinitramfs.build(self.packages, self.initrd,
+                              self.iommu.modules if self.iommu else ())
         except (mkinitramfs.BuildError, OSError,
                 subprocess.CalledProcessError) as error:
             raise GuestError(
@@ -346,7 +386,7 @@ class Guest:
     """
 
     def __init__(self, setup, name, arguments, launcher=(), accel=None,
-                 cpus=2, memory=512, terminal=False):
+                 cpus=2, memory=MEMORY, terminal=False):
         self.name = name
         self.console = os.path.join(setup.logs, f'{name}.console')
         self.messages = os.path.join(setup.logs, f'{name}.stderr')
@@ -356,6 +396,11 @@ class Guest:
         log_to = f'id=console,logfile={self.console}'
         console = (f'stdio,mux=on,signal=off,{log_to}' if terminal else
                    f'null,{log_to}')
+        command_line = 'console=ttyS0 panic=-1 mitigations=off'
+        if setup.iommu:
+            command_line += f' {setup.iommu.command_line}'
+            # Only what comes later in the command is behind it
+            arguments = ['-device', setup.iommu.device, *arguments]
         command = [
             # QEMU must not outlive this process
             'setpriv', '--pdeathsig', 'KILL', '--',
@@ -367,7 +412,7 @@ class Guest:
             '-smp', str(cpus),
             '-object', f'memory-backend-memfd,id=ram,size={memory}M,share=on',
             '-kernel', setup.kernel, '-initrd', setup.initrd,
-            '-append', 'console=ttyS0 panic=-1 mitigations=off',
+            '-append', command_line,
             '-chardev', console, '-serial', 'chardev:console',
             '-chardev', f'socket,id=agent,fd={agent.fileno()}',
             '-serial', 'chardev:agent',
@@ -574,9 +619,10 @@ class Nic:
     netdev: its netdev, without the id
     pairs: queue pairs
     bus: where it is plugged
+    iommu: the one it is behind, or None
     """
 
-    def __init__(self, netdev, pairs=1, bus='pcie.0'):
+    def __init__(self, netdev, pairs=1, bus='pcie.0', iommu=None):
         self.netdev = {'id': 'net0', **netdev}
         self.device = {'driver': 'virtio-net-pci', 'id': 'nic0',
                        'netdev': 'net0', 'bus': bus, 'romfile': ''}
@@ -584,6 +630,9 @@ class Nic:
             self.netdev['queues'] = pairs
             # An interrupt per virtqueue, for control, for configuration
             self.device.update(mq=True, vectors=2 * pairs + 2)
+        if iommu:
+            self.device.update({'iommu_platform': True,
+                                'disable-legacy': 'on'})
 
     def arguments(self):
         """QEMU's arguments for it"""
@@ -615,7 +664,7 @@ class Node:
                          '--queues', str(pairs), '--mac', self.mac,
                          '--wire', 'user', *setup.soft_options, '--']
         self.nic = Nic({'type': 'vhost-vdpa', 'vhostdev': self.path}, pairs,
-                       bus)
+                       bus, setup.iommu)
         self.device = None
 
     def connect(self):
