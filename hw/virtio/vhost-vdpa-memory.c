@@ -194,15 +194,14 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
     Error *err = NULL;
     bool ok;
 
-    if (m->view_error) {
-        error_propagate(errp, error_copy(m->view_error));
-        return false;
-    }
-
     /*
      * Before a start, do not pin gigabytes for nothing.  A device that runs
      * must be told at least what is gone, whatever else is wrong.
      */
+    if (m->view_error && !m->running) {
+        error_propagate(errp, error_copy(m->view_error));
+        return false;
+    }
     ok = (m->running ||
           vhost_vdpa_iotlb_check(m->iotlb, VHOST_VDPA_GUEST_ASID, &err)) &&
          vhost_vdpa_iotlb_commit(m->iotlb, VHOST_VDPA_GUEST_ASID, &report,
@@ -216,6 +215,10 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
     }
     if (!ok) {
         explain(m, err, errp);
+        return false;
+    }
+    if (m->view_error) {
+        error_propagate(errp, error_copy(m->view_error));
         return false;
     }
     if (!m->checked_sharing && report.maps) {
@@ -336,7 +339,8 @@ static void view_map(VhostVDPAMemory *m, uint64_t iova, uint64_t last,
 
     RCU_READ_LOCK_GUARD();
     while (iova <= last) {
-        hwaddr offset, size = last - iova + 1;
+        /* All 64 bits are one byte more than fit */
+        hwaddr offset, size = MIN(last - iova, INT64_MAX) + 1;
         MemoryRegion *mr = address_space_translate(&address_space_memory, gpa,
                                                    &offset, &size,
                                                    flags & IOMMU_WO,
