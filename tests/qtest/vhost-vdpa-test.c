@@ -2766,6 +2766,37 @@ static void test_features_offered(void)
 }
 
 /* A device without a control queue */
+/* A command that the device has not got to is not QEMU's to carry out */
+static void test_control_pending(void)
+{
+    /* Receive mode: not promiscuous */
+    static const uint8_t command[] = { VIRTIO_NET_CTRL_RX,
+                                       VIRTIO_NET_CTRL_RX_PROMISC, 0 };
+    Test *t = start("");
+    Nic *nic = start_nic(t, 0);
+    QVirtQueue *vq = nic->vq[nic->num_vqs - 1];
+    uint64_t addr = guest_alloc(&t->alloc, sizeof(command) + 1);
+    uint64_t status = addr + sizeof(command);
+    uint32_t head;
+
+    vdpa_soft_do(t->soft, "pause");
+    qtest_memwrite(t->qts, addr, command, sizeof(command));
+    qtest_writeb(t->qts, status, 0xee);
+    head = qvirtqueue_add(t->qts, vq, addr, sizeof(command), false, true);
+    qvirtqueue_add(t->qts, vq, status, 1, true, false);
+    nic_offer(nic, vq, head);
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'stop' }");
+    g_assert_cmphex(qtest_readb(t->qts, status), ==, 0xee);
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'cont' }");
+    g_assert_cmphex(qtest_readb(t->qts, status), ==, 0xee);
+    vdpa_soft_do(t->soft, "unpause");
+    g_assert_cmpuint(nic_take(nic, vq, head), ==, 1);
+    g_assert_cmphex(qtest_readb(t->qts, status), ==, VIRTIO_NET_OK);
+    check_data(nic, 1);
+    nic_free(nic);
+    end(t);
+}
+
 static void test_features_no_control(void)
 {
     Test *t = start("--no-feature CTRL_VQ --no-feature CTRL_RX "
@@ -3781,6 +3812,7 @@ static void add_tests(void)
     qtest_add_func("vhost-vdpa/queues/some", test_multiqueue);
     qtest_add_func("vhost-vdpa/queues/all", test_multiqueue_all);
     qtest_add_func("vhost-vdpa/queues/control", test_control);
+    qtest_add_func("vhost-vdpa/queues/control-pending", test_control_pending);
 
     qtest_add_func("vhost-vdpa/config/interrupt", test_config_interrupt);
     qtest_add_func("vhost-vdpa/config/interrupt-forgotten",
