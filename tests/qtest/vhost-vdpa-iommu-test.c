@@ -1,0 +1,774 @@
+/*
+ * QTest testcase for vhost-vdpa behind a virtual IOMMU
+ *
+ * The guest's driver of the IOMMU decides what a software vDPA device can
+ * reach, and at which address; the device tells what it was told, and counts
+ * faults.
+ *
+ * Copyright (c) 2026 The vhost-vdpa backend authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "libqtest.h"
+#include "libvdpa-guest.h"
+#include "qemu/bswap.h"
+#include "qemu/units.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "standard-headers/linux/virtio_iommu.h"
+#include "hw/pci/pci_regs.h"
+
+#define IOMMU_NIC_OPTION VDPA_NIC_OPTION ",disable-legacy=on,iommu_platform=on"
+
+/* Where Linux guests find the first unit, and what the test needs of it */
+#define VTD_BASE 0xfed90000
+#define VTD_GCMD (VTD_BASE + 0x18)
+#define VTD_GSTS (VTD_BASE + 0x1c)
+#define VTD_RTADDR (VTD_BASE + 0x20)
+#define VTD_CCMD (VTD_BASE + 0x28)
+#define VTD_IVA (VTD_BASE + 0xf0)
+#define VTD_IOTLB (VTD_BASE + 0xf8)
+#define VTD_TRANSLATION (1u << 31)
+#define VTD_ROOT_TABLE (1u << 30)
+#define VTD_INVALIDATE BIT_ULL(63)
+#define VTD_ALL_CONTEXTS BIT_ULL(61)
+#define VTD_ALL_PAGES BIT_ULL(60)
+#define VTD_PAGES (3ull << 60)
+
+static uint64_t new_table(VdpaTest *t)
+{
+    uint64_t table = guest_alloc(&t->alloc, 4096);
+
+    qtest_memset(t->qts, table, 0, 4096);
+    return table;
+}
+
+/* Have intel-iommu translate, with a table of all buses */
+static void enable_intel_iommu(VdpaTest *t, uint64_t root)
+{
+    qtest_writeq(t->qts, VTD_RTADDR, root);
+    qtest_writel(t->qts, VTD_GCMD, VTD_ROOT_TABLE);
+    qtest_writel(t->qts, VTD_GCMD, VTD_TRANSLATION);
+    g_assert_cmphex(qtest_readl(t->qts, VTD_GSTS), ==,
+                    VTD_TRANSLATION | VTD_ROOT_TABLE);
+}
+
+static void disable_intel_iommu(VdpaTest *t)
+{
+    qtest_writel(t->qts, VTD_GCMD, 0);
+    g_assert_cmphex(qtest_readl(t->qts, VTD_GSTS) & VTD_TRANSLATION, ==, 0);
+}
+
+/* An IOMMU that the guest does not use changes nothing */
+static void test_viommu_off(const void *nic_option)
+{
+    g_autofree char *args = g_strdup_printf("-M q35 -device intel-iommu "
+                                            VDPA_NETDEV_OPTION "%s",
+                                            (const char *)nic_option);
+    VdpaTest *t = vdpa_start_qemu("--map any", args);
+    VdpaNic *nic = vdpa_start_nic(t, 0);
+    uint64_t messages = vdpa_soft_number(t->soft, "messages");
+
+    g_assert_cmpint(vdpa_nic_has(nic, VIRTIO_F_ACCESS_PLATFORM), ==,
+                    !!strstr(nic_option, "iommu_platform=on"));
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_nic_start(nic, 0);
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 3);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "messages"), ==, messages);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* An IOMMU that does not tell what the guest maps */
+static void test_viommu_not_followed(void)
+{
+    const char *complaint = "'" VDPA_NODE "'.*cannot follow the virtual IOMMU.*"
+                            "intel-iommu needs caching-mode=on";
+    VdpaTest *t = vdpa_start_qemu("--map any", "-M q35 -device intel-iommu "
+                                  VDPA_NETDEV_OPTION IOMMU_NIC_OPTION
+                                  ",vectors=0");
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+
+    /* The guest has it translate before the driver starts */
+    enable_intel_iommu(t, new_table(t));
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, complaint);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "status"), ==, 0);
+
+    disable_intel_iommu(t);
+    vdpa_nic_check_recovery(nic);
+    vdpa_assert_memory_mapped(t);
+
+    /* The same while it runs: what the guest took away is gone at least */
+    enable_intel_iommu(t, new_table(t));
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, complaint);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "mappings"), ==, 0);
+    disable_intel_iommu(t);
+    vdpa_nic_check_recovery(nic);
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* Where the guest puts what it maps: memory is nowhere near */
+#define IOVA_BASE (28 * GiB)
+#define IOMMU_SLOT 5
+#define VIRTIO_IOMMU_OPTIONS                                           \
+    "-M q35 -device virtio-iommu-pci,addr=5 " VDPA_NETDEV_OPTION       \
+    IOMMU_NIC_OPTION ",vectors=0"
+#define IOMMU_DOMAIN 1
+
+/**
+ * struct Iommu - the guest's driver of an IOMMU, for one device
+ * @nic: the device, whose rings get IOVAs
+ * @bus: what the device's driver uses instead of @plain
+ * @pci: virtio-iommu; NULL for intel-iommu
+ * @page: for virtio-iommu's requests; intel-iommu's table of pages
+ * @next: the address of the next mapping; they do not touch each other
+ * @ranges: what is mapped
+ */
+typedef struct Iommu {
+    VdpaTest *t;
+    VdpaNic *nic;
+    QVirtioBus bus;
+    const QVirtioBus *plain;
+    QVirtioPCIDevice *pci;
+    QVirtQueue *vq;
+    uint64_t page;
+    uint64_t next;
+    GArray *ranges;
+} Iommu;
+
+/* Send a request; @size is without the tail */
+static void iommu_request(Iommu *iommu, const void *request, size_t size)
+{
+    struct virtio_iommu_req_tail tail = { .status = 0xee };
+    QTestState *qts = iommu->t->qts;
+    uint64_t end = iommu->page + size;
+    uint32_t head;
+
+    qtest_memwrite(qts, iommu->page, request, size);
+    qtest_memwrite(qts, end, &tail, sizeof(tail));
+    head = qvirtqueue_add(qts, iommu->vq, iommu->page, size, false, true);
+    qvirtqueue_add(qts, iommu->vq, end, sizeof(tail), true, false);
+    qvirtqueue_kick(qts, &iommu->pci->vdev, iommu->vq, head);
+    qvirtio_wait_used_elem(qts, &iommu->pci->vdev, iommu->vq, head, NULL,
+                           VDPA_DEADLINE_US);
+    qtest_memread(qts, end, &tail, sizeof(tail));
+    g_assert_cmpuint(tail.status, ==, VIRTIO_IOMMU_S_OK);
+    qvirtqueue_reset_pool(iommu->vq);
+}
+
+static void iommu_attach(Iommu *iommu, unsigned type)
+{
+    struct virtio_iommu_req_attach request = {
+        .head.type = type,
+        .domain = cpu_to_le32(IOMMU_DOMAIN),
+        .endpoint = cpu_to_le32(QPCI_DEVFN(VDPA_NIC_SLOT, 0)),
+    };
+
+    iommu_request(iommu, &request, offsetof(struct virtio_iommu_req_attach,
+                                            tail));
+}
+
+/* Fill in, or empty, what intel-iommu looks up for a range, and tell it so */
+static void intel_iommu_set(Iommu *iommu, const VdpaRange *r, uint64_t gpa)
+{
+    QTestState *qts = iommu->t->qts;
+    unsigned order = ctz64(pow2ceil(r->last - r->first + 1)) - 12;
+    uint64_t i;
+
+    for (i = r->first; i < r->last; i += 4096) {
+        g_assert_cmphex(i - IOVA_BASE, <, 2 * MiB);
+        qtest_writeq(qts, iommu->page + (i - IOVA_BASE) / 4096 * 8,
+                     r->perm ? (gpa + i - r->first) | r->perm : 0);
+    }
+    qtest_writeq(qts, VTD_IVA, r->first | order);
+    qtest_writeq(qts, VTD_IOTLB, VTD_INVALIDATE | VTD_PAGES |
+                 (uint64_t)IOMMU_DOMAIN << 32);
+    g_assert_cmphex(qtest_readq(qts, VTD_IOTLB) & VTD_INVALIDATE, ==, 0);
+}
+
+/* Returns the IOVA; @perm has the bits of IOTLB messages */
+static uint64_t iommu_map(Iommu *iommu, uint64_t gpa, size_t size,
+                          unsigned perm)
+{
+    VdpaRange r = {
+        .first = iommu->next,
+        .last = iommu->next + ROUND_UP(size, 4096) - 1,
+        .perm = perm,
+    };
+    struct virtio_iommu_req_map request = {
+        .head.type = VIRTIO_IOMMU_T_MAP,
+        .domain = cpu_to_le32(IOMMU_DOMAIN),
+        .virt_start = cpu_to_le64(r.first),
+        .virt_end = cpu_to_le64(r.last),
+        .phys_start = cpu_to_le64(gpa),
+        .flags = cpu_to_le32((perm & 1 ? VIRTIO_IOMMU_MAP_F_READ : 0) |
+                             (perm & 2 ? VIRTIO_IOMMU_MAP_F_WRITE : 0)),
+    };
+
+    g_assert_cmphex(gpa % 4096, ==, 0);
+    if (iommu->pci) {
+        iommu_request(iommu, &request, offsetof(struct virtio_iommu_req_map,
+                                                tail));
+    } else {
+        intel_iommu_set(iommu, &r, gpa);
+    }
+    g_array_append_val(iommu->ranges, r);
+    /* A mapping that is not aligned to its size, QEMU takes as several */
+    iommu->next = ROUND_UP(r.last + 1 + 4096, 64 * KiB);
+    return r.first;
+}
+
+static void iommu_unmap(Iommu *iommu, uint64_t iova)
+{
+    struct virtio_iommu_req_unmap request = {
+        .head.type = VIRTIO_IOMMU_T_UNMAP,
+        .domain = cpu_to_le32(IOMMU_DOMAIN),
+        .virt_start = cpu_to_le64(iova),
+    };
+    unsigned i;
+
+    for (i = 0; i < iommu->ranges->len; i++) {
+        VdpaRange r = g_array_index(iommu->ranges, VdpaRange, i);
+
+        if (r.first != iova) {
+            continue;
+        }
+        g_array_remove_index(iommu->ranges, i);
+        if (iommu->pci) {
+            request.virt_end = cpu_to_le64(r.last);
+            iommu_request(iommu, &request,
+                          offsetof(struct virtio_iommu_req_unmap, tail));
+        } else {
+            r.perm = 0;
+            intel_iommu_set(iommu, &r, 0);
+        }
+        return;
+    }
+    g_assert_not_reached();
+}
+
+static void iommu_set_queue_address(QVirtioDevice *d, QVirtQueue *vq)
+{
+    Iommu *iommu = container_of(d->bus, Iommu, bus);
+    uint64_t iova = iommu_map(iommu, vq->desc,
+                              qvring_size(vq->size, vq->align), 3);
+    QVirtQueue there = *vq;
+
+    there.desc = iova;
+    there.avail = iova + vq->avail - vq->desc;
+    there.used = iova + vq->used - vq->desc;
+    iommu->plain->set_queue_address(d, &there);
+}
+
+static Iommu *iommu_new_common(VdpaNic *nic)
+{
+    Iommu *iommu = g_new0(Iommu, 1);
+
+    iommu->t = nic->t;
+    iommu->nic = nic;
+    iommu->next = IOVA_BASE;
+    iommu->ranges = vdpa_ranges_new();
+    iommu->plain = nic->vdev->bus;
+    iommu->bus = *iommu->plain;
+    iommu->bus.set_queue_address = iommu_set_queue_address;
+    nic->vdev->bus = &iommu->bus;
+    return iommu;
+}
+
+static Iommu *iommu_new(VdpaNic *nic)
+{
+    QPCIAddress address = { .devfn = QPCI_DEVFN(IOMMU_SLOT, 0) };
+    VdpaTest *t = nic->t;
+    Iommu *iommu = iommu_new_common(nic);
+    QVirtioDevice *vdev;
+
+    iommu->page = guest_alloc(&t->alloc, 4096);
+    iommu->pci = virtio_pci_new(t->bus, &address);
+    g_assert_nonnull(iommu->pci);
+    vdev = &iommu->pci->vdev;
+    qvirtio_pci_device_enable(iommu->pci);
+    qvirtio_start_device(vdev);
+    qvirtio_set_features(vdev, qvirtio_get_features(vdev) &
+                         ~VDPA_FEATURES_ON_DEMAND);
+    iommu->vq = qvirtqueue_setup(vdev, &t->alloc, 0);
+    qvirtio_set_driver_ok(vdev);
+    iommu_attach(iommu, VIRTIO_IOMMU_T_ATTACH);
+    return iommu;
+}
+
+static Iommu *intel_iommu_new(VdpaNic *nic)
+{
+    unsigned devfn = QPCI_DEVFN(VDPA_NIC_SLOT, 0);
+    VdpaTest *t = nic->t;
+    uint64_t root = new_table(t), context = new_table(t);
+    uint64_t gigabytes = new_table(t), megabytes = new_table(t);
+    Iommu *iommu = iommu_new_common(nic);
+
+    iommu->page = new_table(t);
+    qtest_writeq(t->qts, root, context | 1);
+    qtest_writeq(t->qts, context + devfn * 16, gigabytes | 1);
+    /* Tables of three levels */
+    qtest_writeq(t->qts, context + devfn * 16 + 8, IOMMU_DOMAIN << 8 | 1);
+    qtest_writeq(t->qts, gigabytes + IOVA_BASE / GiB * 8, megabytes | 3);
+    qtest_writeq(t->qts, megabytes, iommu->page | 3);
+    enable_intel_iommu(t, root);
+    qtest_writeq(t->qts, VTD_CCMD, VTD_INVALIDATE | VTD_ALL_CONTEXTS);
+    g_assert_cmphex(qtest_readq(t->qts, VTD_CCMD) & VTD_INVALIDATE, ==, 0);
+    qtest_writeq(t->qts, VTD_IOTLB, VTD_INVALIDATE | VTD_ALL_PAGES);
+    g_assert_cmphex(qtest_readq(t->qts, VTD_IOTLB) & VTD_INVALIDATE, ==, 0);
+    return iommu;
+}
+
+static void iommu_free(Iommu *iommu)
+{
+    iommu->nic->vdev->bus = iommu->plain;
+    if (iommu->pci) {
+        qvirtqueue_cleanup(iommu->pci->vdev.bus, iommu->vq,
+                           &iommu->t->alloc);
+        qvirtio_pci_device_disable(iommu->pci);
+        g_free(iommu->pci->pdev);
+        g_free(iommu->pci);
+    }
+    guest_free(&iommu->t->alloc, iommu->page);
+    g_array_unref(iommu->ranges);
+    g_free(iommu);
+}
+
+/* The device has what the guest mapped, and nothing else */
+static void assert_iommu_mapped(Iommu *iommu)
+{
+    g_autoptr(GArray) device = vdpa_device_ranges(iommu->t);
+    unsigned i;
+
+    g_assert_cmpuint(device->len, ==, iommu->ranges->len);
+    for (i = 0; i < device->len; i++) {
+        VdpaRange *d = &g_array_index(device, VdpaRange, i);
+        VdpaRange *r = &g_array_index(iommu->ranges, VdpaRange, i);
+
+        g_assert_cmphex(d->first, ==, r->first);
+        g_assert_cmphex(d->last, ==, r->last);
+        g_assert_cmpuint(d->perm, ==, r->perm);
+    }
+}
+
+/* The IOTLB messages since the last time */
+static GPtrArray *iommu_messages(Iommu *iommu)
+{
+    g_autoptr(GPtrArray) calls = vdpa_soft_messages(iommu->t->soft);
+    GPtrArray *messages = vdpa_no_calls();
+    unsigned i;
+
+    for (i = 0; i < calls->len; i++) {
+        if (g_str_has_prefix(calls->pdata[i], "IOTLB_")) {
+            vdpa_add_call(messages, "%s", (char *)calls->pdata[i]);
+        }
+    }
+    return messages;
+}
+
+static void assert_no_iommu_messages(Iommu *iommu, const char *what)
+{
+    g_autoptr(GPtrArray) messages = iommu_messages(iommu);
+    g_autoptr(GPtrArray) expected = vdpa_no_calls();
+
+    vdpa_soft_assert_calls(what, messages, expected);
+}
+
+static void add_range(GPtrArray *calls, const char *message, const VdpaRange *r)
+{
+    g_autofree char *perm = strstr(message, "UPDATE") ?
+                            g_strdup_printf(" perm=%u", r->perm) : NULL;
+
+    vdpa_add_call(calls, "%s asid=0 iova=0x%" PRIx64 " size=0x%" PRIx64 "%s",
+                  message, r->first, r->last - r->first + 1, perm ?: "");
+}
+
+/* All that happened is that one range came, or went, in a batch of its own */
+static void assert_one_message(Iommu *iommu, const char *message,
+                               const VdpaRange *r)
+{
+    g_autoptr(GPtrArray) calls = vdpa_soft_messages(iommu->t->soft);
+    g_autoptr(GPtrArray) expected = vdpa_no_calls();
+
+    vdpa_add_call(expected, "IOTLB_BATCH_BEGIN asid=0");
+    add_range(expected, message, r);
+    vdpa_add_call(expected, "IOTLB_BATCH_END asid=0");
+    vdpa_soft_assert_calls("one request", calls, expected);
+}
+
+/* What the device has, as messages that take it away */
+static GPtrArray *removals(VdpaTest *t)
+{
+    QDict *reply = vdpa_soft_request(t->soft, "mappings");
+    GPtrArray *messages = vdpa_no_calls();
+    const QListEntry *e;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(reply, "entries"), e) {
+        QDict *entry = qobject_to(QDict, qlist_entry_obj(e));
+        VdpaRange r = {
+            .first = qdict_get_int(entry, "first"),
+            .last = qdict_get_int(entry, "last"),
+        };
+
+        add_range(messages, "IOTLB_INVALIDATE", &r);
+    }
+    qobject_unref(reply);
+    return messages;
+}
+
+/* One batch takes away what is in @removed, and maps what the guest mapped */
+static void assert_replaced(Iommu *iommu, GPtrArray *removed)
+{
+    g_autoptr(GPtrArray) messages = iommu_messages(iommu);
+    g_autoptr(GPtrArray) expected = vdpa_no_calls();
+    unsigned i;
+
+    vdpa_add_call(expected, "IOTLB_BATCH_BEGIN asid=0");
+    for (i = 0; i < removed->len; i++) {
+        vdpa_add_call(expected, "%s", (char *)removed->pdata[i]);
+    }
+    for (i = 0; i < iommu->ranges->len; i++) {
+        add_range(expected, "IOTLB_UPDATE",
+                  &g_array_index(iommu->ranges, VdpaRange, i));
+    }
+    vdpa_add_call(expected, "IOTLB_BATCH_END asid=0");
+    vdpa_soft_assert_calls("what the guest mapped", messages, expected);
+}
+
+/* Two buffers at IOVAs of their own, and frames in both directions */
+typedef struct IommuBuffers {
+    uint64_t tx;
+    uint64_t tx_iova;
+    uint64_t rx;
+    uint64_t rx_iova;
+} IommuBuffers;
+
+#define IOMMU_FRAME_SIZE 700
+
+static void iommu_buffers_map(Iommu *iommu, IommuBuffers *b)
+{
+    size_t size = VDPA_HEADER_SIZE + IOMMU_FRAME_SIZE;
+
+    b->tx = guest_alloc(&iommu->t->alloc, size);
+    b->tx_iova = iommu_map(iommu, b->tx, size, 1);
+    b->rx = guest_alloc(&iommu->t->alloc, size);
+    b->rx_iova = iommu_map(iommu, b->rx, size, 2);
+}
+
+static void iommu_check_data(VdpaNic *nic, const IommuBuffers *b, unsigned seed)
+{
+    size_t frame_size = IOMMU_FRAME_SIZE, size = VDPA_HEADER_SIZE + frame_size;
+    QVirtQueue *rx = vdpa_nic_rx(nic, 0), *tx = vdpa_nic_tx(nic, 0);
+    uint8_t *frame = g_malloc(frame_size);
+    g_autofree char *hex = NULL;
+    QTestState *qts = nic->t->qts;
+    uint32_t head;
+
+    vdpa_make_frame(frame, frame_size, seed);
+    qtest_memset(qts, b->tx, 0, VDPA_HEADER_SIZE);
+    qtest_memwrite(qts, b->tx + VDPA_HEADER_SIZE, frame, frame_size);
+    vdpa_soft_do(nic->t->soft, "capture on");
+    head = qvirtqueue_add(qts, tx, b->tx_iova, size, false, false);
+    vdpa_nic_offer(nic, tx, head);
+    vdpa_nic_take(nic, tx, head);
+    vdpa_assert_captured(nic->t, 1, &frame, &frame_size);
+    vdpa_soft_do(nic->t->soft, "capture off");
+    qvirtqueue_reset_pool(tx);
+
+    vdpa_make_frame(frame, frame_size, seed + 1);
+    hex = vdpa_to_hex(frame, frame_size);
+    qtest_memset(qts, b->rx, 0xee, size);
+    head = qvirtqueue_add(qts, rx, b->rx_iova, size, true, false);
+    vdpa_nic_offer(nic, rx, head);
+    vdpa_soft_do(nic->t->soft, "inject %s vq=0", hex);
+    g_assert_cmpuint(vdpa_nic_take(nic, rx, head), ==, size);
+    vdpa_nic_assert_header(nic, b->rx, 1);
+    vdpa_assert_mem(nic->t, b->rx + VDPA_HEADER_SIZE, frame, frame_size);
+    qvirtqueue_reset_pool(rx);
+    g_free(frame);
+}
+
+static void set_bus_master(VdpaNic *nic, bool on)
+{
+    QPCIDevice *pci = nic->pci->pdev;
+    uint16_t command = qpci_config_readw(pci, PCI_COMMAND);
+
+    qpci_config_writew(pci, PCI_COMMAND, on ? command | PCI_COMMAND_MASTER :
+                       command & ~PCI_COMMAND_MASTER);
+}
+
+/* The device reads what the guest has taken from it */
+static void check_iommu_fault(VdpaNic *nic, uint64_t iova)
+{
+    QVirtQueue *vq = vdpa_nic_tx(nic, 0);
+    const QListEntry *e;
+    QDict *reply;
+    uint32_t head;
+
+    head = qvirtqueue_add(nic->t->qts, vq, iova, 100, false, false);
+    vdpa_nic_offer(nic, vq, head);
+    vdpa_soft_wait(nic->t->soft, "faults >= 1");
+    reply = vdpa_soft_request(nic->t->soft, "faults");
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(reply, "entries"), e) {
+        QDict *fault = qobject_to(QDict, qlist_entry_obj(e));
+
+        g_assert_cmphex(qdict_get_int(fault, "iova"), ==, iova);
+        g_assert_cmpstr(qdict_get_str(fault, "why"), ==, "unmapped");
+    }
+    qobject_unref(reply);
+    nic->t->faults = vdpa_soft_number(nic->t->soft, "faults");
+}
+
+/* The guest decides what the device reaches, and at which address */
+static void test_viommu(const void *soft)
+{
+    bool persist = !strstr(soft, "--persist off");
+    VdpaTest *t = vdpa_start_qemu(soft, VIRTIO_IOMMU_OPTIONS);
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    g_autoptr(GPtrArray) removed = NULL, all = NULL;
+    IommuBuffers buffers, more;
+    Iommu *iommu;
+    VdpaRange r;
+
+    /* The firmware knows nothing of it */
+    vdpa_nic_start(nic, 0);
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_nic_negotiate(nic, 0);
+
+    iommu = iommu_new(nic);
+    removed = removals(t);
+    g_assert_cmpint(removed->len > 0, ==, persist);
+    vdpa_soft_skip(t->soft);
+    vdpa_nic_prepare(nic, 0);
+    g_assert_true(vdpa_nic_has(nic, VIRTIO_F_ACCESS_PLATFORM));
+    iommu_buffers_map(iommu, &buffers);
+    assert_no_iommu_messages(iommu, "what is mapped for an idle device");
+    vdpa_nic_set_driver_ok(nic);
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_iommu_mapped(iommu);
+    assert_replaced(iommu, removed);
+    iommu_check_data(nic, &buffers, 3);
+
+    /* Each request is carried out before the guest learns that it was */
+    vdpa_soft_skip(t->soft);
+    more.tx = guest_alloc(&t->alloc, 4 * 4096);
+    more.tx_iova = iommu_map(iommu, more.tx, 4 * 4096, 3);
+    r = g_array_index(iommu->ranges, VdpaRange, iommu->ranges->len - 1);
+    assert_one_message(iommu, "IOTLB_UPDATE", &r);
+    assert_iommu_mapped(iommu);
+    more.rx = more.tx + 4096;
+    more.rx_iova = more.tx_iova + 4096;
+    iommu_check_data(nic, &more, 5);
+    vdpa_assert_no_calls(t, "data");
+    iommu_unmap(iommu, more.tx_iova);
+    assert_one_message(iommu, "IOTLB_INVALIDATE", &r);
+    assert_iommu_mapped(iommu);
+    iommu_check_data(nic, &buffers, 7);
+
+    /* A mapping of several parts, and buffers across their border */
+    iommu->next += 4096;
+    more.tx_iova = iommu_map(iommu, more.tx, 3 * 4096, 3) + 4000;
+    more.rx_iova = more.tx_iova;
+    more.tx += 4000;
+    more.rx = more.tx;
+    assert_iommu_mapped(iommu);
+    iommu_check_data(nic, &more, 8);
+
+    /* A pause changes nothing */
+    vdpa_soft_skip(t->soft);
+    vdpa_stop_guest(t);
+    vdpa_continue_guest(t);
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_no_iommu_messages(iommu, "a pause");
+    iommu_check_data(nic, &buffers, 9);
+
+    /* Nor does the device reach anything else */
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "faults"), ==, 0);
+    iommu_unmap(iommu, more.tx_iova - 4000);
+    assert_iommu_mapped(iommu);
+    check_iommu_fault(nic, more.tx_iova);
+
+    /* A new start is for the same mappings, less those of old rings */
+    qvirtio_reset(nic->vdev);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "mappings"), ==,
+                     persist ? iommu->ranges->len : 0);
+    while (iommu->ranges->len > 0) {
+        iommu_unmap(iommu, g_array_index(iommu->ranges, VdpaRange, 0).first);
+    }
+    vdpa_nic_prepare(nic, 0);
+    iommu_buffers_map(iommu, &buffers);
+    vdpa_nic_set_driver_ok(nic);
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_iommu_mapped(iommu);
+    iommu_check_data(nic, &buffers, 11);
+
+    /* A device that may not access memory has none */
+    vdpa_soft_skip(t->soft);
+    set_bus_master(nic, false);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "mappings"), ==, 0);
+    g_assert_cmphex(vdpa_nic_status(nic) & VIRTIO_CONFIG_S_DRIVER_OK, ==, 0);
+    set_bus_master(nic, true);
+    vdpa_nic_set_driver_ok(nic);
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_iommu_mapped(iommu);
+    iommu_check_data(nic, &buffers, 13);
+
+    /* Without a domain, all memory is the device's again */
+    qvirtio_reset(nic->vdev);
+    iommu_attach(iommu, VIRTIO_IOMMU_T_DETACH);
+    iommu_free(iommu);
+    vdpa_nic_start(nic, 0);
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 15);
+    all = vdpa_soft_file_messages(t->soft);
+    g_assert_cmpuint(vdpa_count_calls(all, "IOTLB_UPDATE"), ==,
+                     vdpa_count_calls(all, "IOTLB_INVALIDATE") +
+                     vdpa_soft_number(t->soft, "mappings"));
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* The same with the other IOMMU, which tells of each page by itself */
+static void test_viommu_intel(void)
+{
+    VdpaTest *t = vdpa_start_qemu("--map any", "-M q35 "
+                                  "-device intel-iommu,caching-mode=on "
+                                  VDPA_NETDEV_OPTION IOMMU_NIC_OPTION
+                                  ",vectors=0");
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    IommuBuffers buffers, more;
+    Iommu *iommu;
+    VdpaRange r;
+
+    vdpa_nic_start(nic, 0);
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_nic_negotiate(nic, 0);
+
+    iommu = intel_iommu_new(nic);
+    vdpa_nic_prepare(nic, 0);
+    iommu_buffers_map(iommu, &buffers);
+    vdpa_nic_set_driver_ok(nic);
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_iommu_mapped(iommu);
+    iommu_check_data(nic, &buffers, 3);
+
+    vdpa_soft_skip(t->soft);
+    iommu_buffers_map(iommu, &more);
+    assert_iommu_mapped(iommu);
+    iommu_check_data(nic, &more, 5);
+    vdpa_soft_skip(t->soft);
+    r = g_array_index(iommu->ranges, VdpaRange, iommu->ranges->len - 2);
+    iommu_unmap(iommu, more.tx_iova);
+    assert_one_message(iommu, "IOTLB_INVALIDATE", &r);
+    r = g_array_index(iommu->ranges, VdpaRange, iommu->ranges->len - 1);
+    iommu_unmap(iommu, more.rx_iova);
+    assert_one_message(iommu, "IOTLB_INVALIDATE", &r);
+    assert_iommu_mapped(iommu);
+    /* Several pages, which the device may have as one */
+    more.tx = guest_alloc(&t->alloc, 3 * 4096) + 4000;
+    more.tx_iova = iommu_map(iommu, more.tx - 4000, 3 * 4096, 3) + 4000;
+    more.rx = more.tx;
+    more.rx_iova = more.tx_iova;
+    assert_iommu_mapped(iommu);
+    iommu_check_data(nic, &more, 7);
+    vdpa_stop_guest(t);
+    vdpa_continue_guest(t);
+    vdpa_soft_wait(t->soft, "status == 15");
+    set_bus_master(nic, false);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "mappings"), ==, 0);
+    set_bus_master(nic, true);
+    vdpa_nic_set_driver_ok(nic);
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_iommu_mapped(iommu);
+    iommu_check_data(nic, &more, 9);
+    iommu_unmap(iommu, more.tx_iova - 4000);
+    assert_iommu_mapped(iommu);
+    iommu_check_data(nic, &buffers, 11);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "faults"), ==, 0);
+    check_iommu_fault(nic, more.tx_iova);
+
+    /* A guest that switches it off under a device that runs */
+    disable_intel_iommu(t);
+    vdpa_assert_memory_mapped(t);
+    iommu_free(iommu);
+    vdpa_nic_start(nic, 0);
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 13);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* The guest is rebooted, and QEMU ends, with the device behind the IOMMU */
+static void test_viommu_reboot(void)
+{
+    VdpaTest *t = vdpa_start_qemu("--map any", VIRTIO_IOMMU_OPTIONS);
+    IommuBuffers buffers;
+    Iommu *iommu;
+    VdpaNic *nic;
+    int i;
+
+    for (i = 0; i < 2; i++) {
+        nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+        iommu = iommu_new(nic);
+        vdpa_nic_start(nic, 0);
+        iommu_buffers_map(iommu, &buffers);
+        assert_iommu_mapped(iommu);
+        iommu_check_data(nic, &buffers, 1);
+
+        qtest_system_reset(t->qts);
+        g_assert_cmpuint(vdpa_soft_number(t->soft, "status"), ==, 0);
+        iommu_free(iommu);
+        vdpa_nic_free(nic);
+        nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+        vdpa_nic_start(nic, 0);
+        vdpa_assert_memory_mapped(t);
+        vdpa_nic_check_data(nic, 3);
+        qvirtio_reset(nic->vdev);
+        vdpa_nic_free(nic);
+    }
+    nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    iommu = iommu_new(nic);
+    vdpa_nic_start(nic, 0);
+    assert_iommu_mapped(iommu);
+    /* These do not tell QEMU anything that would stop the device */
+    iommu_free(iommu);
+    vdpa_nic_free(nic);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "status"), ==, 15);
+    vdpa_end(t);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    if (qtest_has_machine("q35") && qtest_has_device("intel-iommu")) {
+        qtest_add_data_func("vhost-vdpa/memory/viommu-off", IOMMU_NIC_OPTION,
+                            test_viommu_off);
+        qtest_add_data_func("vhost-vdpa/memory/viommu-none",
+                            VDPA_NIC_OPTION ",disable-legacy=on,"
+                            "iommu_platform=off", test_viommu_off);
+        qtest_add_func("vhost-vdpa/memory/viommu-not-followed",
+                       test_viommu_not_followed);
+        qtest_add_func("vhost-vdpa/memory/viommu-intel", test_viommu_intel);
+    }
+    if (qtest_has_machine("q35") && qtest_has_device("virtio-iommu-pci")) {
+        qtest_add_data_func("vhost-vdpa/memory/viommu", "--map any",
+                            test_viommu);
+        qtest_add_data_func("vhost-vdpa/memory/viommu-no-persist",
+                            "--map any --persist off", test_viommu);
+        qtest_add_func("vhost-vdpa/memory/viommu-reboot",
+                       test_viommu_reboot);
+    }
+    return g_test_run();
+}
