@@ -174,6 +174,17 @@ bool vs_parse_u64(const char *text, bool hex, uint64_t *value)
     return true;
 }
 
+bool vs_parse_ms(const char *text, unsigned *ms)
+{
+    uint64_t v;
+
+    if (!vs_parse_u64(text, false, &v) || v > 3600000) {
+        return false;
+    }
+    *ms = v;
+    return true;
+}
+
 /* close() of a device cannot fail, so CLOSE is none of them */
 static const char *const call_names[] = {
     "OPEN", "MMAP", "SET_OWNER", "RESET_OWNER", "GET_FEATURES",
@@ -481,7 +492,7 @@ enum {
     OPT_NO_FEATURE, OPT_BACKEND_FEATURES, OPT_DEVICE_ID, OPT_VQS,
     OPT_VQ_NUM, OPT_CONFIG_SIZE, OPT_MAX_PAIRS, OPT_IOVA_RANGE, OPT_AS_NUM,
     OPT_REFUSE_STATUS, OPT_FAIL_DRIVER_OK, OPT_BASE_UNSUPPORTED, OPT_BUSY,
-    OPT_FAIL, OPT_SLOW,
+    OPT_FAIL, OPT_SLOW, OPT_SLOW_PIN, OPT_MEMLOCK,
     OPT_CAPABILITY,     /* + CAP_*; must be last */
 };
 
@@ -504,6 +515,7 @@ static const struct {
     { "set-map", OPT_SET_MAP, true, "nothing" },
     { "dma-map", OPT_DMA_MAP, true, "nothing" },
     { "chunk", OPT_CHUNK, false, "0, or a multiple of 4096 in bytes" },
+    { "memlock", OPT_MEMLOCK, false, "a number of bytes, or unlimited" },
     { "vq-size", OPT_VQ_SIZE, false, "on or off" },
     { "groups", OPT_GROUPS, false, "on or off" },
     { "doorbell", OPT_DOORBELL, false, "on or off" },
@@ -536,6 +548,8 @@ static const struct {
     { "busy", OPT_BUSY, true, "nothing" },
     { "fail", OPT_FAIL, false, "CALL:OCCURRENCE:ERRNO[:always]" },
     { "slow", OPT_SLOW, false, "CALL=MILLISECONDS" },
+    { "slow-pin", OPT_SLOW_PIN, false,
+      "a number of milliseconds up to an hour" },
 };
 
 int vs_option_takes_value(const char *key)
@@ -569,15 +583,13 @@ static bool set_fail(VsNodeConfig *c, const char *value, char **error)
 static bool set_slow(VsNodeConfig *c, const char *value)
 {
     g_auto(GStrv) word = g_strsplit(value, "=", 2);
-    uint64_t ms;
     VsSlow slow;
 
     if (g_strv_length(word) != 2 || !vs_call_is_valid(word[0]) ||
-        !vs_parse_u64(word[1], false, &ms) || ms > 3600000) {
+        !vs_parse_ms(word[1], &slow.ms)) {
         return false;
     }
     slow.call = g_strdup(word[0]);
-    slow.ms = ms;
     g_array_append_val(c->slow, slow);
     return true;
 }
@@ -659,6 +671,11 @@ static bool set_option(VsNodeConfig *c, int id, const char *value,
         return true;
     case OPT_CHUNK:
         return vs_parse_u64(value, false, &c->chunk) && c->chunk % 4096 == 0;
+    case OPT_MEMLOCK:
+        c->memlock_set = true;
+        c->memlock = UINT64_MAX;
+        return !strcmp(value, "unlimited") ||
+               vs_parse_u64(value, false, &c->memlock);
     case OPT_VQ_SIZE:
         c->vq_size_set = true;
         return parse_on_off(value, &c->vq_size);
@@ -745,6 +762,8 @@ static bool set_option(VsNodeConfig *c, int id, const char *value,
         return set_fail(c, value, error);
     case OPT_SLOW:
         return set_slow(c, value);
+    case OPT_SLOW_PIN:
+        return vs_parse_ms(value, &c->slow_pin);
     default:
         if (!parse_on_off(value, &on)) {
             return false;

@@ -106,6 +106,8 @@ typedef struct VsNodeConfig {
     bool set_map;               /* else each mapping reaches the device */
     bool platform_iommu;
     uint64_t chunk;             /* PA: bytes of the largest entry, or 0 */
+    uint64_t memlock;           /* PA: the limit in bytes, if @memlock_set */
+    bool memlock_set;           /* else RLIMIT_MEMLOCK */
     bool persist;
     bool suspend;
     bool resume;
@@ -133,6 +135,7 @@ typedef struct VsNodeConfig {
     unsigned as_num;            /* address spaces */
     GArray *rules;              /* VsRule */
     GArray *slow;               /* VsSlow */
+    unsigned slow_pin;          /* milliseconds per GiB */
 
     /* the driver's own ways */
     bool clean_map_on_reset;
@@ -201,6 +204,13 @@ bool vs_rule_parse(VsRule *rule, const char *call, const char *occurrence,
 
 /** vs_errno_name() - "EFAULT"; "errno N" (static) for one without a name */
 const char *vs_errno_name(int err);
+
+/**
+ * vs_parse_ms() - a decimal number of milliseconds up to an hour
+ *
+ * Returns: false if it is none
+ */
+bool vs_parse_ms(const char *text, unsigned *ms);
 
 /** vs_parse_u64() - a whole decimal or 0x number, or @hex digits alone */
 bool vs_parse_u64(const char *text, bool hex, uint64_t *value);

@@ -187,17 +187,34 @@ static void do_unfail(Request *r)
     vs_node_clear_rules(r->node);
 }
 
+/* Returns: false, having set the error, if @text is no such number */
+static bool milliseconds(Request *r, const char *text, unsigned *ms)
+{
+    if (vs_parse_ms(text, ms)) {
+        return true;
+    }
+    r->error = g_strdup_printf("'%s' is not a number of milliseconds up to "
+                               "an hour", text);
+    return false;
+}
+
 static void do_slow(Request *r)
 {
-    uint64_t ms;
+    unsigned ms;
 
     if (!vs_call_is_valid(r->word[1])) {
         r->error = g_strdup_printf("'%s' is not a call", r->word[1]);
-    } else if (!vs_parse_u64(r->word[2], false, &ms) || ms > 3600000) {
-        r->error = g_strdup_printf("'%s' is not a number of milliseconds up "
-                                   "to an hour", r->word[2]);
-    } else {
+    } else if (milliseconds(r, r->word[2], &ms)) {
         vs_node_set_slow(r->node, r->word[1], ms);
+    }
+}
+
+static void do_slow_pin(Request *r)
+{
+    unsigned ms;
+
+    if (milliseconds(r, r->word[1], &ms)) {
+        vs_node_set_slow_pin(r->node, ms);
     }
 }
 
@@ -350,6 +367,7 @@ static const struct {
     { "fail", 3, 4, do_fail, "fail CALL OCCURRENCE ERRNO [always]" },
     { "unfail", 0, 0, do_unfail, "unfail" },
     { "slow", 2, 2, do_slow, "slow CALL MS" },
+    { "slow-pin", 1, 1, do_slow_pin, "slow-pin MS" },
     { "pause", 0, 0, do_pause, "pause" },
     { "unpause", 0, 0, do_unpause, "unpause" },
     { "inject", 1, 2, do_inject, "inject HEX [vq=N]" },

@@ -53,7 +53,8 @@ static const char usage[] =
 "  --path PATH           where the node is, instead of /dev/vhost-vdpa-N\n"
 "  --fd N                give COMMAND the open descriptor N of this node\n"
 "  --map va|pa|any, --set-map, --dma-map, --chunk BYTES, --as-num N,\n"
-"  --iova-range FIRST-LAST, --passthrough on|off\n"
+"  --iova-range FIRST-LAST, --passthrough on|off,\n"
+"  --memlock BYTES|unlimited\n"
 "                        how memory is mapped\n"
 "  --persist, --suspend, --resume, --vq-size, --groups, --desc-group,\n"
 "  --doorbell, --enable-after-driver-ok on|off\n"
@@ -63,7 +64,8 @@ static const char usage[] =
 "  --config-size N, --max-pairs N\n"
 "                        what the device says of itself\n"
 "  --busy, --refuse-status BITS, --fail-driver-ok, --base-unsupported,\n"
-"  --slow CALL=MS        how it misbehaves\n";
+"  --slow CALL=MS, --slow-pin MS\n"
+"                        how it misbehaves\n";
 
 static void G_GNUC_PRINTF(1, 2) G_GNUC_NORETURN die(const char *format, ...)
 {

@@ -129,19 +129,22 @@ bool vs_memory_check(uint64_t addr, uint64_t size, bool write)
     return at >= end;
 }
 
-bool vs_memory_charge(uint64_t pages, uint64_t *limit, uint64_t *held)
+bool vs_memory_charge(uint64_t pages, const uint64_t *limit,
+                      uint64_t *allowed, uint64_t *held)
 {
     struct rlimit rlimit;
     bool ok;
 
-    *limit = UINT64_MAX;
-    if (getrlimit(RLIMIT_MEMLOCK, &rlimit) == 0 &&
-        rlimit.rlim_cur != RLIM_INFINITY) {
-        *limit = rlimit.rlim_cur / vs_page_size();
+    *allowed = UINT64_MAX;
+    if (limit) {
+        *allowed = *limit;
+    } else if (getrlimit(RLIMIT_MEMLOCK, &rlimit) == 0 &&
+               rlimit.rlim_cur != RLIM_INFINITY) {
+        *allowed = rlimit.rlim_cur / vs_page_size();
     }
     pthread_mutex_lock(&charge_lock);
     *held = charged;
-    ok = charged <= *limit && pages <= *limit - charged;
+    ok = charged <= *allowed && pages <= *allowed - charged;
     if (ok) {
         charged += pages;
     }

@@ -45,12 +45,14 @@ bool vs_memory_check(uint64_t addr, uint64_t size, bool write);
 
 /**
  * vs_memory_charge() - charge pages against the process's memory lock limit
- * @limit: receives the limit in pages
+ * @limit: the limit in pages, or NULL for RLIMIT_MEMLOCK
+ * @allowed: receives the limit in pages
  * @held: receives the pages charged before
  *
  * Returns: false, with nothing charged, if the limit would be exceeded
  */
-bool vs_memory_charge(uint64_t pages, uint64_t *limit, uint64_t *held);
+bool vs_memory_charge(uint64_t pages, const uint64_t *limit,
+                      uint64_t *allowed, uint64_t *held);
 
 /** vs_memory_release() - give charged pages back */
 void vs_memory_release(uint64_t pages);

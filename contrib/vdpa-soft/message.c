@@ -21,6 +21,9 @@
 /* vhost_iotlb_msg behind its header: what a message must at least have */
 #define MSG_BYTES 40
 
+/* A day: what a message asks for may be any number of bytes */
+#define MAX_PIN_MS (24 * 3600 * 1000)
+
 typedef struct Removal {
     VsNode *n;
     uint32_t asid;
@@ -52,6 +55,7 @@ typedef struct Update {
     uint64_t iova;
     uint64_t uaddr;
     uint8_t perm;
+    uint64_t *pin_ms;
 } Update;
 
 static void add_mapping(Update *u, uint64_t offset, uint64_t size,
@@ -75,6 +79,40 @@ static void add_mapping(Update *u, uint64_t offset, uint64_t size,
     }
 }
 
+/*
+ * Take the time that pinning takes.  The node is unlocked meanwhile, but no
+ * other call gets in: the mappings stay as they are.
+ *
+ * What is less than a millisecond is left for later updates, so that neither
+ * many small ones cost more than one that is as large as all of them, nor
+ * less.
+ */
+static void pin(VsNode *n, uint64_t bytes, uint64_t *pin_ms)
+{
+    double ms = (double)bytes / (1 << 30) * n->cfg->slow_pin;
+    double pinned_ms = n->pinned_ms + MIN(ms, MAX_PIN_MS);
+
+    *pin_ms = (uint64_t)pinned_ms - (uint64_t)n->pinned_ms;
+    if (*pin_ms) {
+        n->pinning = bytes;
+        vs_node_unlock(n);
+        vs_node_wake(n);
+        vs_call_sleep(n, *pin_ms);
+        vs_node_lock(n);
+        n->pinning = 0;
+    }
+    n->pinned_ms = pinned_ms;
+}
+
+static int count_piece(void *opaque, uint64_t offset, uint64_t size,
+                       bool usable)
+{
+    uint64_t *bytes = opaque;
+
+    *bytes += usable ? size : 0;
+    return 0;
+}
+
 static int map_piece(void *opaque, uint64_t offset, uint64_t size,
                      bool usable)
 {
@@ -84,11 +122,36 @@ static int map_piece(void *opaque, uint64_t offset, uint64_t size,
     return 0;
 }
 
+static int map_va(Update *u, uint64_t size, char **why)
+{
+    VsNode *n = u->n;
+    uint64_t bytes = 0;
+    int ret = vs_memory_walk(u->uaddr, size, count_piece, &bytes);
+
+    if (ret == 0) {
+        pin(n, bytes, u->pin_ms);
+        /* again: another thread may have changed the process meanwhile */
+        ret = vs_memory_walk(u->uaddr, size, map_piece, u);
+    }
+    if (ret < 0) {
+        /* what was mapped of it goes again; nothing else was there */
+        vs_remove_mappings(n, u->asid, u->iova, u->iova + size - 1);
+        if (n->cfg->set_map && !n->in_batch) {
+            vs_driver_push_map(n, u->asid);
+        }
+        *why = g_strdup_printf("EINVAL: no mapping of the process at or "
+                               "above some part of 0x%" PRIx64 "..0x%" PRIx64,
+                               u->uaddr, u->uaddr + size - 1);
+    }
+    return ret;
+}
+
 static int map_pa(Update *u, uint64_t size, char **why)
 {
     const uint64_t page = vs_page_size();
     uint64_t in_page = u->iova % page;
     uint64_t chunk = u->n->cfg->chunk;
+    uint64_t memlock = u->n->cfg->memlock / page;
     uint64_t pages, limit, held, offset;
 
     if (size + in_page + page - 1 < size) {
@@ -96,10 +159,13 @@ static int map_pa(Update *u, uint64_t size, char **why)
         return -EINVAL;
     }
     pages = (size + in_page + page - 1) / page;
-    if (!vs_memory_charge(pages, &limit, &held)) {
-        *why = g_strdup_printf("ENOMEM: RLIMIT_MEMLOCK allows %" PRIu64
+    if (!vs_memory_charge(pages, u->n->cfg->memlock_set ? &memlock : NULL,
+                          &limit, &held)) {
+        *why = g_strdup_printf("ENOMEM: %s allows %" PRIu64
                                " bytes, %" PRIu64 " are locked and %" PRIu64
-                               " more are asked for", limit * page,
+                               " more are asked for",
+                               u->n->cfg->memlock_set ? "--memlock" :
+                               "RLIMIT_MEMLOCK", limit * page,
                                held * page, pages * page);
         return -ENOMEM;
     }
@@ -114,6 +180,7 @@ static int map_pa(Update *u, uint64_t size, char **why)
                                u->perm & VS_PERM_WO ? " writable" : "");
         return -EFAULT;
     }
+    pin(u->n, size, u->pin_ms);
     for (offset = 0; offset < size; ) {
         uint64_t piece = size - offset;
 
@@ -127,7 +194,8 @@ static int map_pa(Update *u, uint64_t size, char **why)
 }
 
 static int msg_update(VsNode *n, uint32_t asid,
-                      const struct vhost_iotlb_msg *msg, char **why)
+                      const struct vhost_iotlb_msg *msg, uint64_t *pin_ms,
+                      char **why)
 {
     uint64_t last = msg->iova + msg->size - 1;
     Update u = {
@@ -136,6 +204,7 @@ static int msg_update(VsNode *n, uint32_t asid,
         .iova = msg->iova,
         .uaddr = msg->uaddr,
         .perm = msg->perm,
+        .pin_ms = pin_ms,
     };
     int ret;
 
@@ -152,29 +221,26 @@ static int msg_update(VsNode *n, uint32_t asid,
     }
     switch (n->cfg->map) {
     case VS_MAP_PA:
-        return map_pa(&u, msg->size, why);
+        ret = map_pa(&u, msg->size, why);
+        break;
     case VS_MAP_ANY:
+        pin(n, msg->size, pin_ms);
         add_mapping(&u, 0, msg->size, 0);
-        return 0;
+        ret = 0;
+        break;
     default:
-        ret = vs_memory_walk(msg->uaddr, msg->size, map_piece, &u);
-        if (ret < 0) {
-            /* what was mapped of it goes again; nothing else was there */
-            vs_remove_mappings(n, asid, msg->iova, last);
-            if (n->cfg->set_map && !n->in_batch) {
-                vs_driver_push_map(n, asid);
-            }
-            *why = g_strdup_printf("EINVAL: no mapping of the process at or "
-                                   "above some part of 0x%" PRIx64
-                                   "..0x%" PRIx64, (uint64_t)msg->uaddr,
-                                   (uint64_t)(msg->uaddr + msg->size - 1));
-        }
-        return ret;
+        ret = map_va(&u, msg->size, why);
+        break;
     }
+    if (ret == 0) {
+        n->largest_update = MAX(n->largest_update, msg->size);
+    }
+    return ret;
 }
 
 static int process_msg(VsNode *n, uint32_t asid,
-                       const struct vhost_iotlb_msg *msg, char **why)
+                       const struct vhost_iotlb_msg *msg, uint64_t *pin_ms,
+                       char **why)
 {
     int ret = 0;
 
@@ -204,7 +270,7 @@ static int process_msg(VsNode *n, uint32_t asid,
 
     switch (msg->type) {
     case VHOST_IOTLB_UPDATE:
-        ret = msg_update(n, asid, msg, why);
+        ret = msg_update(n, asid, msg, pin_ms, why);
         break;
     case VHOST_IOTLB_INVALIDATE:
         vs_remove_mappings(n, asid, msg->iova, msg->iova + msg->size - 1);
@@ -235,7 +301,8 @@ static int process_msg(VsNode *n, uint32_t asid,
  */
 
 static void msg_args_json(uint32_t version, uint32_t asid,
-                          const struct vhost_iotlb_msg *msg, GString *s)
+                          const struct vhost_iotlb_msg *msg, uint64_t pin_ms,
+                          GString *s)
 {
     g_string_append_c(s, '{');
     if (version == VHOST_IOTLB_MSG) {
@@ -250,6 +317,9 @@ static void msg_args_json(uint32_t version, uint32_t asid,
     if (msg->type == VHOST_IOTLB_UPDATE) {
         vs_json_u64(s, "uaddr", msg->uaddr);
         vs_json_u64(s, "perm", msg->perm);
+        if (pin_ms) {
+            vs_json_u64(s, "pin-ms", pin_ms);
+        }
     }
     g_string_append_c(s, '}');
 }
@@ -304,6 +374,7 @@ ssize_t vs_node_write(VsNode *n, const struct iovec *iov, int count)
     const char *name;
     GString *args;
     uint32_t version, asid;
+    uint64_t pin_ms = 0;
     int got, err = 0, ret;
 
     pthread_mutex_lock(&n->call_lock);
@@ -339,8 +410,6 @@ ssize_t vs_node_write(VsNode *n, const struct iovec *iov, int count)
         asid = 0;
     }
     name = msg_name(msg.type, name_buf, sizeof(name_buf));
-    args = g_string_new(NULL);
-    msg_args_json(version, asid, &msg, args);
 
     ret = vs_call_injected(n, name);
     if (ret) {
@@ -355,9 +424,11 @@ ssize_t vs_node_write(VsNode *n, const struct iovec *iov, int count)
         err = EBADF;
     } else if (!err) {
         /* whatever is wrong with it, the caller is told the same */
-        err = process_msg(n, asid, &msg, &why) < 0 ? EFAULT : 0;
+        err = process_msg(n, asid, &msg, &pin_ms, &why) < 0 ? EFAULT : 0;
     }
     vs_node_unlock(n);
+    args = g_string_new(NULL);
+    msg_args_json(version, asid, &msg, pin_ms, args);
     vs_transcript_add(n->index, name, args->str,
                       err ? -1 : (int)sizeof(struct vhost_msg_v2), err, why);
     g_string_free(args, true);

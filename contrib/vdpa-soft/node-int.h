@@ -3,7 +3,7 @@
  *
  * Locks, in the order they are taken:
  *   call_lock   one call at a time, as the kernel's own mutex; held while a
- *               slow call sleeps
+ *               slow call sleeps, and the mappings change only under it
  *   lock        everything in VsNode that the control socket looks at
  *   the device's lock (vs_net_lock()), under which it calls back; what the
  *               callbacks read is changed only under it
@@ -108,6 +108,9 @@ struct VsNode {
     /* counters; faults, calls and frames under the device's lock */
     uint64_t ioctls;
     uint64_t messages;
+    uint64_t largest_update;    /* bytes */
+    uint64_t pinning;       /* bytes of the update that is waiting */
+    double pinned_ms;       /* of all updates; waited in whole milliseconds */
     uint64_t kicks;
     uint64_t config_interrupts;
     uint64_t fault_count;
@@ -118,6 +121,7 @@ struct VsNode {
     pthread_mutex_t wake_lock;
     pthread_cond_t wake;
     uint64_t wake_seq;
+    bool exiting;           /* the process ends: no call sleeps on */
 };
 
 /*
@@ -149,6 +153,15 @@ int vs_call_injected(VsNode *n, const char *name);
 
 /** vs_call_delay() - sleep if the call is a slow one */
 void vs_call_delay(VsNode *n, const char *name);
+
+/**
+ * vs_call_sleep() - let a call take some time
+ * @ms: how many milliseconds
+ *
+ * With call_lock held, so that other calls wait, and none inside it.  Does
+ * not return if the process ends meanwhile: no system call would.
+ */
+void vs_call_sleep(VsNode *n, uint64_t ms);
 
 /** vs_clock_ns() - CLOCK_MONOTONIC in nanoseconds */
 int64_t vs_clock_ns(void);

@@ -171,11 +171,36 @@ int vs_call_injected(VsNode *n, const char *name)
     return err;
 }
 
+void vs_call_sleep(VsNode *n, uint64_t ms)
+{
+    int64_t ns = vs_clock_ns() + ms * 1000000;
+    struct timespec until = {
+        .tv_sec = ns / VS_NSEC,
+        .tv_nsec = ns % VS_NSEC,
+    };
+    bool exiting;
+
+    if (!ms) {
+        return;
+    }
+    pthread_mutex_lock(&n->wake_lock);
+    while (!n->exiting &&
+           pthread_cond_timedwait(&n->wake, &n->wake_lock, &until) == 0) {
+        /* woken for something else */
+    }
+    exiting = n->exiting;
+    pthread_mutex_unlock(&n->wake_lock);
+    if (exiting) {
+        pthread_mutex_unlock(&n->call_lock);
+        for (;;) {
+            pause();
+        }
+    }
+}
+
 void vs_call_delay(VsNode *n, const char *name)
 {
     unsigned ms = 0;
-    struct timespec until;
-    int64_t ns;
     guint i;
 
     pthread_mutex_lock(&n->lock);
@@ -187,15 +212,7 @@ void vs_call_delay(VsNode *n, const char *name)
         }
     }
     pthread_mutex_unlock(&n->lock);
-    if (ms) {
-        ns = vs_clock_ns() + ms * 1000000LL;
-        until.tv_sec = ns / VS_NSEC;
-        until.tv_nsec = ns % VS_NSEC;
-        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until,
-                               NULL) == EINTR) {
-            /* a signal does not make a device faster */
-        }
-    }
+    vs_call_sleep(n, ms);
 }
 
 /*
@@ -652,6 +669,11 @@ void vs_nodes_exit(void)
         if (!n->net) {
             continue;
         }
+        /* a kernel would not finish a slow call of a process that ends */
+        pthread_mutex_lock(&n->wake_lock);
+        n->exiting = true;
+        pthread_cond_broadcast(&n->wake);
+        pthread_mutex_unlock(&n->wake_lock);
         pthread_mutex_lock(&n->call_lock);
         check_close_locked(n);
         if (n->open) {

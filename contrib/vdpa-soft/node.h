@@ -137,6 +137,7 @@ bool vs_node_needs_reset(VsNode *node, char **error);
 void vs_node_add_rule(VsNode *node, const VsRule *rule);
 void vs_node_clear_rules(VsNode *node);
 void vs_node_set_slow(VsNode *node, const char *call, unsigned ms);
+void vs_node_set_slow_pin(VsNode *node, unsigned ms);
 void vs_node_set_paused(VsNode *node, bool paused);
 bool vs_node_inject(VsNode *node, const void *frame, size_t size, int vq,
                     char **error);

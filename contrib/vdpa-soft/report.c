@@ -18,7 +18,8 @@
 typedef enum Scalar {
     V_OPEN, V_OWNED, V_STATUS, V_FEATURES, V_BACKEND_FEATURES, V_SUSPENDED,
     V_PAUSED, V_LINK, V_FAULTS, V_KICKS, V_CONFIG_INTERRUPTS, V_ACTIVE_PAIRS,
-    V_MAC, V_MAPPED_BYTES, V_MAPPINGS, V_MESSAGES, V_IOCTLS, V_CAPTURED,
+    V_MAC, V_MAPPED_BYTES, V_MAPPINGS, V_LARGEST_UPDATE, V_PINNING,
+    V_PINNED_MS, V_MESSAGES, V_IOCTLS, V_CAPTURED,
 } Scalar;
 
 static const char *const scalar_name[] = {
@@ -37,6 +38,9 @@ static const char *const scalar_name[] = {
     [V_MAC] = "mac",
     [V_MAPPED_BYTES] = "mapped-bytes",
     [V_MAPPINGS] = "mappings",
+    [V_LARGEST_UPDATE] = "largest-update",
+    [V_PINNING] = "pinning",
+    [V_PINNED_MS] = "pinned-ms",
     [V_MESSAGES] = "messages",
     [V_IOCTLS] = "ioctls",
     [V_CAPTURED] = "captured",
@@ -107,6 +111,15 @@ static void scalar(VsNode *n, Scalar what, VsValue *v)
                                                 : vs_iotlb_bytes(n->as[i]);
             }
         }
+        break;
+    case V_LARGEST_UPDATE:
+        v->number = n->largest_update;
+        break;
+    case V_PINNING:
+        v->number = n->pinning;
+        break;
+    case V_PINNED_MS:
+        v->number = n->pinned_ms;
         break;
     case V_MESSAGES:
         v->number = n->messages;
@@ -448,6 +461,13 @@ void vs_node_set_slow(VsNode *n, const char *call, unsigned ms)
 
         g_array_append_val(n->cfg->slow, slow);
     }
+    vs_node_unlock(n);
+}
+
+void vs_node_set_slow_pin(VsNode *n, unsigned ms)
+{
+    vs_node_lock(n);
+    n->cfg->slow_pin = ms;
     vs_node_unlock(n);
 }
 

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -39,6 +40,8 @@
 
 #define PATH "/dev/vhost-vdpa-0"
 #define PAGE 4096
+#define MIB (1ULL << 20)
+#define GIB (1ULL << 30)
 
 #define F_CTRL_VQ         (1ULL << 17)
 #define F_MQ              (1ULL << 22)
@@ -2068,6 +2071,242 @@ static void case_others(void)
 }
 
 /*
+ * Time and threads
+ */
+
+static void *sparse_memfd(size_t size, int *fd)
+{
+    void *p;
+
+    *fd = memfd_create("sparse", MFD_CLOEXEC);
+    g_assert_works(*fd);
+    g_assert_works(ftruncate(*fd, size));
+    p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+             *fd, 0);
+    g_assert_true(p != MAP_FAILED);
+    return p;
+}
+
+/* 512 ms per GiB: half a millisecond per MiB */
+static void case_slow_pin(void)
+{
+    char *mem = shared(8 * MIB);
+    void *private;
+    unsigned i;
+
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_reply("\"largest-update\":0,\"pinning\":0,\"pinned-ms\":0,",
+                   "stats");
+    g_assert_cmpint(map(0, 4 * MIB, mem), ==, 72);
+    g_assert_reply(",\"perm\":3,\"pin-ms\":2}", "transcript since=2");
+    /* what a millisecond has too much is not lost */
+    g_assert_cmpint(map(4 * MIB, MIB, mem + 4 * MIB), ==, 72);
+    g_assert_reply(",\"perm\":3}", "transcript since=3");
+    wait_value("pinned-ms", "==", 2);
+    for (i = 0; i < MIB / PAGE; i++) {
+        g_assert_cmpint(map(5 * MIB + i * PAGE, PAGE,
+                            mem + 5 * MIB + i * PAGE), ==, 72);
+    }
+    wait_value("pinned-ms", "==", 3);
+
+    /* neither what fails costs anything, nor removals, nor what is skipped */
+    g_assert_fails(map(0, 4 * MIB, mem), EFAULT);
+    g_assert_cmpint(unmap(0, 8 * MIB), ==, 72);
+    private = mmap(NULL, 4 * MIB, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    g_assert_cmpint(map(0, 4 * MIB, private), ==, 72);
+    g_assert_reply("\"mapped-bytes\":0,\"mappings\":0,"
+                   "\"largest-update\":4194304,\"pinning\":0,"
+                   "\"pinned-ms\":3,\"messages\":261,", "stats");
+
+    tell("slow-pin 0");
+    g_assert_cmpint(map(0, 8 * MIB, mem), ==, 72);
+    g_assert_cmpint(unmap(0, 8 * MIB), ==, 72);
+    wait_value("pinned-ms", "==", 3);
+    wait_value("largest-update", "==", 8 * MIB);
+    tell("slow-pin 1024");
+    g_assert_cmpint(map(0, 8 * MIB, mem), ==, 72);
+    wait_value("pinned-ms", "==", 11);
+    g_assert_reply("not a number of milliseconds", "slow-pin x");
+    g_assert_reply("not a number of milliseconds", "slow-pin 3600001");
+    g_assert_reply("usage: slow-pin MS", "slow-pin");
+}
+
+static void *map_gib(void *mem)
+{
+    g_assert_cmpint(map(GIB, GIB, mem), ==, 72);
+    return NULL;
+}
+
+/* The node is held, the control socket and what is mapped already are not. */
+static void case_slow_pin_holds(void)
+{
+    GThread *thread;
+    void *mem;
+    int fd;
+
+    mem = sparse_memfd(GIB, &fd);
+    set_up(0);
+    g_assert_works(set_status(15));
+    tell("slow-pin 1000");
+    tell("clear");
+    thread = g_thread_new("pin", map_gib, mem);
+    wait_value("pinning", "==", GIB);
+    round_trip(1);
+    g_assert_cmpuint(get_status(), ==, 15);
+    g_assert_reply("\"call\":\"IOTLB_UPDATE\",\"args\":{\"asid\":0,"
+                   "\"iova\":1073741824,\"size\":1073741824,",
+                   "transcript");
+    wait_value("pinning", "==", 0);
+    wait_value("pinned-ms", "==", 1000);
+    g_thread_join(thread);
+}
+
+/* The process ends long before its update would. */
+static void case_slow_pin_exit(void)
+{
+    void *mem;
+    int fd;
+
+    mem = sparse_memfd(GIB, &fd);
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_thread_unref(g_thread_new("pin", map_gib, mem));
+    wait_value("pinning", "==", GIB);
+}
+
+/* More than the machine has, at once and in pieces; nobody touches it. */
+static void case_large(void)
+{
+    const uint64_t size = 64 * GIB;
+    struct stat st;
+    uint64_t at;
+    char *mem;
+    int fd;
+
+    mem = sparse_memfd(size, &fd);
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_cmpint(map(0, size, mem), ==, 72);
+    wait_value("mapped-bytes", "==", size);
+    wait_value("mappings", "==", 1);
+    wait_value("largest-update", "==", size);
+    wait_value("pinned-ms", "==", 64);
+    g_assert_cmpint(unmap(0, size), ==, 72);
+    g_assert_cmpint(msg_as(0, VHOST_IOTLB_BATCH_BEGIN, 0, 0, NULL, 0), ==,
+                    72);
+    for (at = 0; at < size; at += GIB) {
+        g_assert_cmpint(map(at, GIB, mem + at), ==, 72);
+    }
+    g_assert_cmpint(msg_as(0, VHOST_IOTLB_BATCH_END, 0, 0, NULL, 0), ==, 72);
+    wait_value("mapped-bytes", "==", size);
+    wait_value("mappings", "==", 64);
+    wait_value("pinned-ms", "==", 128);
+    g_assert_works(fstat(fd, &st));
+    g_assert_cmpint(st.st_blocks, ==, 0);
+}
+
+static void case_memlock(void)
+{
+    char *mem = shared(17 * PAGE);
+
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_cmpint(map(0, 16 * PAGE, mem), ==, 72);
+    g_assert_fails(map(0x100000, PAGE, mem + 16 * PAGE), EFAULT);
+    g_assert_reply("--memlock allows 65536 bytes, 65536 are locked and 4096 "
+                   "more", "transcript");
+}
+
+#define THREADS 4
+#define ROUNDS 500
+#define PAGES 3
+
+static char *thread_mem;
+
+/* All threads want the same pages: what one does decides for the others. */
+static void *map_and_unmap(void *opaque)
+{
+    unsigned i, done = 0;
+
+    for (i = 0; i < ROUNDS; i++) {
+        uint64_t iova = i % PAGES * PAGE;
+
+        if (map(iova, PAGE, thread_mem + iova) == 72) {
+            done++;
+        } else {
+            g_assert_cmpint(errno, ==, EFAULT);
+        }
+        if (i % 2) {
+            g_assert_cmpint(unmap(iova, PAGE), ==, 72);
+        }
+    }
+    return GUINT_TO_POINTER(done);
+}
+
+/* Calls of many threads take effect one by one, as the transcript says. */
+static void case_threads(void)
+{
+    bool mapped[PAGES] = { false };
+    g_autofree char *file = NULL;
+    g_auto(GStrv) line = NULL;
+    GThread *thread[THREADS];
+    unsigned i, done = 0, last = 0;
+
+    thread_mem = shared(PAGES * PAGE);
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_cmpint(msg_as(0, VHOST_IOTLB_BATCH_BEGIN, 0, 0, NULL, 0), ==,
+                    72);
+    for (i = 0; i < THREADS; i++) {
+        thread[i] = g_thread_new("map", map_and_unmap, NULL);
+    }
+    for (i = 0; i < ROUNDS; i++) {
+        g_assert_works(set_status(i % 2));
+        g_assert_cmpuint(get_status(), ==, i % 2);
+    }
+    for (i = 0; i < THREADS; i++) {
+        done += GPOINTER_TO_UINT(g_thread_join(thread[i]));
+    }
+
+    g_assert_true(g_file_get_contents(getenv("VDPA_SOFT_TRANSCRIPT"), &file,
+                                      NULL, NULL));
+    line = g_strsplit(file, "\n", -1);
+    for (i = 0; line[i] && *line[i]; i++) {
+        const char *iova = strstr(line[i], "\"iova\":");
+        uint64_t page;
+
+        g_assert_cmpuint(g_ascii_strtoull(line[i] + strlen("{\"seq\":"), NULL,
+                                          10), ==, ++last);
+        if (!iova) {
+            continue;
+        }
+        page = g_ascii_strtoull(iova + strlen("\"iova\":"), NULL, 10) / PAGE;
+        g_assert_cmpuint(page, <, PAGES);
+        if (!strstr(line[i], "\"IOTLB_UPDATE\"")) {
+            mapped[page] = false;
+            continue;
+        }
+        if (!!strstr(line[i], "\"errno\":0}") == mapped[page]) {
+            g_error("page %" PRIu64 " was %smapped, and yet: %s", page,
+                    mapped[page] ? "" : "not ", line[i]);
+        }
+        done -= !mapped[page];
+        mapped[page] = true;
+    }
+    g_assert_cmpuint(done, ==, 0);
+    for (i = 0; i < PAGES; i++) {
+        done += mapped[i];
+    }
+    wait_value("mappings", "==", done);
+    wait_value("messages", "==", 1 + THREADS * (ROUNDS + ROUNDS / 2));
+    /* OPEN and SET_OWNER besides */
+    g_assert_cmpuint(last, ==, 3 + 2 * ROUNDS +
+                     THREADS * (ROUNDS + ROUNDS / 2));
+}
+
+/*
  * The cases and the options they run with; NULL if only another test does
  */
 
@@ -2159,6 +2398,20 @@ static const struct {
     { "control", case_control, "--mac 52:54:00:01:02:03" },
     { "wait", case_wait, "" },
     { "others", case_others, "" },
+    { "slow-pin", case_slow_pin, "--slow-pin 512" },
+    { "slow-pin-holds", case_slow_pin_holds, "" },
+    { "slow-pin-holds-pa", case_slow_pin_holds,
+      "--like vp_vdpa --memlock unlimited" },
+    { "slow-pin-exit", case_slow_pin_exit, "--slow-pin 3600000" },
+    { "large-va", case_large, "--slow-pin 1" },
+    { "large-va-dma-map", case_large, "--dma-map --slow-pin 1" },
+    { "large-pa", case_large, "--map pa --memlock 68719476736 --slow-pin 1" },
+    { "large-pa-dma-map", case_large,
+      "--like vp_vdpa --memlock unlimited --slow-pin 1" },
+    { "large-any", case_large, "--map any --slow-pin 1" },
+    { "memlock", case_memlock, "--map pa --memlock 65536" },
+    { "threads", case_threads, "" },
+    { "threads-pa", case_threads, "--like vp_vdpa --memlock unlimited" },
 };
 
 /*
@@ -2232,6 +2485,8 @@ static void test_launcher(void)
         { "--fail SETSTATUS:1:EIO", "not a call that can fail" },
         { "--fail IOCTL_0x12:1:EIO", "not a call that can fail" },
         { "--slow SET_STATUS", "CALL=MILLISECONDS" },
+        { "--slow-pin 3600001", "milliseconds up to an hour" },
+        { "--memlock lots", "a number of bytes, or unlimited" },
         { "--add-feature 64", "a bit from 0 to 63" },
         { "--features 1g", "hexadecimal" },
         { "--iova-range 1000", "FIRST-LAST" },
