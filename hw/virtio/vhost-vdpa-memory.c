@@ -328,47 +328,59 @@ static void send_changes(VhostVDPAMemory *m)
     }
 }
 
+/* The guest mapped @section, which has the IOVA as its address by now */
+static void view_map_section(VhostVDPAMemory *m,
+                             const MemoryRegionSection *section,
+                             IOMMUAccessFlags flags)
+{
+    MemoryRegion *mr = section->mr;
+    unsigned perm = memory_perm(mr, section->readonly) & flags;
+    const char *why = region_unwanted(mr);
+    uint64_t first, last, uaddr;
+
+    if (!why && !perm) {
+        why = "no access";
+    }
+    if (!why) {
+        why = section_pages(section, &first, &last, &uaddr);
+    }
+    if (why) {
+        trace_vhost_vdpa_memory_skip(m->node.name, mr->name,
+                                     section_first(section),
+                                     section_last(section), why);
+        return;
+    }
+    trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
+                                perm);
+    vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last, uaddr,
+                         perm, mr, NULL);
+}
+
 /*
  * The guest mapped @iova..@last to its memory at @gpa.  That can be of several
- * kinds, and what is no RAM the device cannot be given.
+ * kinds, with gaps in between, and what is no RAM the device cannot be given.
  */
 static void view_map(VhostVDPAMemory *m, uint64_t iova, uint64_t last,
                      hwaddr gpa, IOMMUAccessFlags flags)
 {
     uint64_t page = qemu_real_host_page_size();
 
-    RCU_READ_LOCK_GUARD();
-    while (iova <= last) {
+    vhost_vdpa_iotlb_del(m->iotlb, VHOST_VDPA_GUEST_ASID,
+                         ROUND_DOWN(iova, page),
+                         ROUND_DOWN(last, page) + page - 1);
+    while (true) {
         /* All 64 bits are one byte more than fit */
-        hwaddr offset, size = MIN(last - iova, INT64_MAX) + 1;
-        MemoryRegion *mr = address_space_translate(&address_space_memory, gpa,
-                                                   &offset, &size,
-                                                   flags & IOMMU_WO,
-                                                   MEMTXATTRS_UNSPECIFIED);
-        const char *why = region_unwanted(mr);
-        uint64_t uaddr = 0;
-        unsigned perm = 0;
+        hwaddr size = MIN(last - iova, INT64_MAX) + 1;
+        MemoryRegionSection section =
+            memory_region_find(get_system_memory(), gpa, size);
 
-        if (!why) {
-            uaddr = (uintptr_t)memory_region_get_ram_ptr(mr) + offset;
-            perm = memory_perm(mr, false) & flags;
-            if (!QEMU_IS_ALIGNED(iova | uaddr | size, page)) {
-                why = "not a whole number of pages";
-            } else if (!perm) {
-                why = "no access";
-            }
-        }
-        if (why) {
-            trace_vhost_vdpa_memory_skip(m->node.name, mr->name, iova,
-                                         iova + size - 1, why);
-            vhost_vdpa_iotlb_del(m->iotlb, VHOST_VDPA_GUEST_ASID,
-                                 ROUND_DOWN(iova, page),
-                                 ROUND_UP(iova + size, page) - 1);
-        } else {
-            trace_vhost_vdpa_memory_add(m->node.name, mr->name, iova,
-                                        iova + size - 1, uaddr, perm);
-            vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, iova,
-                                 iova + size - 1, uaddr, perm, mr, NULL);
+        if (section.mr) {
+            hwaddr gap = section_first(&section) - gpa;
+
+            size = gap + int128_get64(section.size);
+            section.offset_within_address_space = iova + gap;
+            view_map_section(m, &section, flags);
+            memory_region_unref(section.mr);
         }
         if (last - iova < size) {
             break;

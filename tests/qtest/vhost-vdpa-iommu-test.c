@@ -17,6 +17,8 @@
 #include "qemu/units.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
+#include "qobject/qnum.h"
+#include "qobject/qstring.h"
 #include "standard-headers/linux/virtio_iommu.h"
 #include "hw/pci/pci_regs.h"
 
@@ -34,8 +36,12 @@
 #define VTD_ROOT_TABLE (1u << 30)
 #define VTD_INVALIDATE BIT_ULL(63)
 #define VTD_ALL_CONTEXTS BIT_ULL(61)
+#define VTD_ONE_CONTEXT (3ull << 61)
 #define VTD_ALL_PAGES BIT_ULL(60)
+#define VTD_DOMAIN (2ull << 60)
 #define VTD_PAGES (3ull << 60)
+#define VTD_LARGE BIT_ULL(7)
+#define VTD_PASS_THROUGH (2ull << 2)
 
 static uint64_t new_table(VdpaTest *t)
 {
@@ -125,29 +131,46 @@ static void test_viommu_not_followed(void)
     IOMMU_NIC_OPTION ",vectors=0"
 #define IOMMU_DOMAIN 1
 
+#define INTEL_IOMMU_OPTIONS                                            \
+    "-M q35 -device intel-iommu,caching-mode=on " VDPA_NETDEV_OPTION   \
+    IOMMU_NIC_OPTION ",vectors=0"
+
 /**
  * struct Iommu - the guest's driver of an IOMMU, for one device
  * @nic: the device, whose rings get IOVAs
+ * @slot: where the device is plugged in
+ * @domain: which it is in
  * @bus: what the device's driver uses instead of @plain
  * @pci: virtio-iommu; NULL for intel-iommu
- * @page: for virtio-iommu's requests; intel-iommu's table of pages
+ * @shared: another one's @pci, @vq and @page
+ * @page: for virtio-iommu's requests
+ * @contexts: intel-iommu's table of the devices on the bus
+ * @top: intel-iommu's uppermost table of pages
+ * @levels: of those tables
  * @next: the address of the next mapping; they do not touch each other
  * @ranges: what is mapped
  */
 typedef struct Iommu {
     VdpaTest *t;
     VdpaNic *nic;
+    unsigned slot;
+    unsigned domain;
     QVirtioBus bus;
     const QVirtioBus *plain;
     QVirtioPCIDevice *pci;
     QVirtQueue *vq;
+    bool shared;
     uint64_t page;
+    uint64_t contexts;
+    uint64_t top;
+    unsigned levels;
     uint64_t next;
     GArray *ranges;
 } Iommu;
 
-/* Send a request; @size is without the tail */
-static void iommu_request(Iommu *iommu, const void *request, size_t size)
+/* Send a request; @size is without the tail.  Returns the status. */
+static uint8_t virtio_iommu_request(Iommu *iommu, const void *request,
+                                    size_t size)
 {
     struct virtio_iommu_req_tail tail = { .status = 0xee };
     QTestState *qts = iommu->t->qts;
@@ -162,38 +185,149 @@ static void iommu_request(Iommu *iommu, const void *request, size_t size)
     qvirtio_wait_used_elem(qts, &iommu->pci->vdev, iommu->vq, head, NULL,
                            VDPA_DEADLINE_US);
     qtest_memread(qts, end, &tail, sizeof(tail));
-    g_assert_cmpuint(tail.status, ==, VIRTIO_IOMMU_S_OK);
     qvirtqueue_reset_pool(iommu->vq);
+    return tail.status;
 }
 
-static void iommu_attach(Iommu *iommu, unsigned type)
+static void virtio_iommu_attach(Iommu *iommu, unsigned slot, unsigned domain,
+                                uint32_t flags)
 {
     struct virtio_iommu_req_attach request = {
-        .head.type = type,
-        .domain = cpu_to_le32(IOMMU_DOMAIN),
-        .endpoint = cpu_to_le32(QPCI_DEVFN(VDPA_NIC_SLOT, 0)),
+        .head.type = VIRTIO_IOMMU_T_ATTACH,
+        .domain = cpu_to_le32(domain),
+        .endpoint = cpu_to_le32(QPCI_DEVFN(slot, 0)),
+        .flags = cpu_to_le32(flags),
     };
 
-    iommu_request(iommu, &request, offsetof(struct virtio_iommu_req_attach,
-                                            tail));
+    g_assert_cmpuint(virtio_iommu_request(
+                         iommu, &request,
+                         offsetof(struct virtio_iommu_req_attach, tail)),
+                     ==, VIRTIO_IOMMU_S_OK);
 }
 
-/* Fill in, or empty, what intel-iommu looks up for a range, and tell it so */
-static void intel_iommu_set(Iommu *iommu, const VdpaRange *r, uint64_t gpa)
+static void virtio_iommu_detach(Iommu *iommu, unsigned slot, unsigned domain)
+{
+    struct virtio_iommu_req_detach request = {
+        .head.type = VIRTIO_IOMMU_T_DETACH,
+        .domain = cpu_to_le32(domain),
+        .endpoint = cpu_to_le32(QPCI_DEVFN(slot, 0)),
+    };
+
+    g_assert_cmpuint(virtio_iommu_request(
+                         iommu, &request,
+                         offsetof(struct virtio_iommu_req_detach, tail)),
+                     ==, VIRTIO_IOMMU_S_OK);
+}
+
+static uint8_t virtio_iommu_map(Iommu *iommu, unsigned domain, uint64_t first,
+                                uint64_t last, uint64_t gpa, uint32_t flags)
+{
+    struct virtio_iommu_req_map request = {
+        .head.type = VIRTIO_IOMMU_T_MAP,
+        .domain = cpu_to_le32(domain),
+        .virt_start = cpu_to_le64(first),
+        .virt_end = cpu_to_le64(last),
+        .phys_start = cpu_to_le64(gpa),
+        .flags = cpu_to_le32(flags),
+    };
+
+    return virtio_iommu_request(iommu, &request,
+                                offsetof(struct virtio_iommu_req_map, tail));
+}
+
+static uint8_t virtio_iommu_unmap(Iommu *iommu, unsigned domain,
+                                  uint64_t first, uint64_t last)
+{
+    struct virtio_iommu_req_unmap request = {
+        .head.type = VIRTIO_IOMMU_T_UNMAP,
+        .domain = cpu_to_le32(domain),
+        .virt_start = cpu_to_le64(first),
+        .virt_end = cpu_to_le64(last),
+    };
+
+    return virtio_iommu_request(iommu, &request,
+                                offsetof(struct virtio_iommu_req_unmap, tail));
+}
+
+/* Where the entry for an address is in the tables; 1 is that of 4 KiB pages */
+static uint64_t intel_iommu_entry(Iommu *iommu, uint64_t iova, unsigned level)
 {
     QTestState *qts = iommu->t->qts;
-    unsigned order = ctz64(pow2ceil(r->last - r->first + 1)) - 12;
-    uint64_t i;
+    uint64_t table = iommu->top;
+    unsigned i;
 
-    for (i = r->first; i < r->last; i += 4096) {
-        g_assert_cmphex(i - IOVA_BASE, <, 2 * MiB);
-        qtest_writeq(qts, iommu->page + (i - IOVA_BASE) / 4096 * 8,
-                     r->perm ? (gpa + i - r->first) | r->perm : 0);
+    for (i = iommu->levels; ; i--) {
+        uint64_t entry = table + (iova >> (3 + 9 * i) & 511) * 8;
+
+        if (i == level) {
+            return entry;
+        }
+        table = qtest_readq(qts, entry);
+        if (!table) {
+            table = new_table(iommu->t);
+            qtest_writeq(qts, entry, table | 3);
+        }
+        g_assert_cmphex(table & VTD_LARGE, ==, 0);
+        table &= ~0xfffull;
     }
-    qtest_writeq(qts, VTD_IVA, r->first | order);
-    qtest_writeq(qts, VTD_IOTLB, VTD_INVALIDATE | VTD_PAGES |
-                 (uint64_t)IOMMU_DOMAIN << 32);
+}
+
+/* Nothing changes for the device before intel-iommu is told of it */
+static void intel_iommu_set(Iommu *iommu, uint64_t iova, unsigned level,
+                            uint64_t gpa, unsigned perm)
+{
+    qtest_writeq(iommu->t->qts, intel_iommu_entry(iommu, iova, level),
+                 perm ? gpa | perm | (level > 1 ? VTD_LARGE : 0) : 0);
+}
+
+static void intel_iommu_flush(Iommu *iommu, uint64_t what)
+{
+    QTestState *qts = iommu->t->qts;
+
+    qtest_writeq(qts, VTD_IOTLB, VTD_INVALIDATE | what |
+                 (uint64_t)iommu->domain << 32);
     g_assert_cmphex(qtest_readq(qts, VTD_IOTLB) & VTD_INVALIDATE, ==, 0);
+}
+
+/* @size is a power of two and @iova is aligned to it */
+static void intel_iommu_flush_pages(Iommu *iommu, uint64_t iova, uint64_t size)
+{
+    qtest_writeq(iommu->t->qts, VTD_IVA, iova | (ctz64(size) - 12));
+    intel_iommu_flush(iommu, VTD_PAGES);
+}
+
+/* Set what the device's transactions go through, and tell intel-iommu */
+static void intel_iommu_set_context(Iommu *iommu, uint64_t low, uint64_t what)
+{
+    QTestState *qts = iommu->t->qts;
+    unsigned devfn = QPCI_DEVFN(iommu->slot, 0);
+
+    qtest_writeq(qts, iommu->contexts + devfn * 16 + 8,
+                 iommu->domain << 8 | (iommu->levels - 2));
+    qtest_writeq(qts, iommu->contexts + devfn * 16, low);
+    qtest_writeq(qts, VTD_CCMD, VTD_INVALIDATE | what | devfn << 16);
+    g_assert_cmphex(qtest_readq(qts, VTD_CCMD) & VTD_INVALIDATE, ==, 0);
+}
+
+/* Map at an address; @perm has the bits of IOTLB messages, 0 unmaps */
+static void iommu_set(Iommu *iommu, uint64_t iova, uint64_t gpa, uint64_t size,
+                      unsigned perm)
+{
+    uint64_t i, last = iova + size - 1;
+
+    if (iommu->pci) {
+        g_assert_cmpuint(
+            perm ? virtio_iommu_map(iommu, iommu->domain, iova, last, gpa,
+                                    (perm & 1 ? VIRTIO_IOMMU_MAP_F_READ : 0) |
+                                    (perm & 2 ? VIRTIO_IOMMU_MAP_F_WRITE : 0)) :
+                   virtio_iommu_unmap(iommu, iommu->domain, iova, last),
+            ==, VIRTIO_IOMMU_S_OK);
+        return;
+    }
+    for (i = 0; i < size; i += 4096) {
+        intel_iommu_set(iommu, iova + i, 1, gpa + i, perm);
+    }
+    intel_iommu_flush_pages(iommu, iova, pow2ceil(size));
 }
 
 /* Returns the IOVA; @perm has the bits of IOTLB messages */
@@ -205,23 +339,9 @@ static uint64_t iommu_map(Iommu *iommu, uint64_t gpa, size_t size,
         .last = iommu->next + ROUND_UP(size, 4096) - 1,
         .perm = perm,
     };
-    struct virtio_iommu_req_map request = {
-        .head.type = VIRTIO_IOMMU_T_MAP,
-        .domain = cpu_to_le32(IOMMU_DOMAIN),
-        .virt_start = cpu_to_le64(r.first),
-        .virt_end = cpu_to_le64(r.last),
-        .phys_start = cpu_to_le64(gpa),
-        .flags = cpu_to_le32((perm & 1 ? VIRTIO_IOMMU_MAP_F_READ : 0) |
-                             (perm & 2 ? VIRTIO_IOMMU_MAP_F_WRITE : 0)),
-    };
 
     g_assert_cmphex(gpa % 4096, ==, 0);
-    if (iommu->pci) {
-        iommu_request(iommu, &request, offsetof(struct virtio_iommu_req_map,
-                                                tail));
-    } else {
-        intel_iommu_set(iommu, &r, gpa);
-    }
+    iommu_set(iommu, r.first, gpa, r.last - r.first + 1, perm);
     g_array_append_val(iommu->ranges, r);
     /* A mapping that is not aligned to its size, QEMU takes as several */
     iommu->next = ROUND_UP(r.last + 1 + 4096, 64 * KiB);
@@ -230,29 +350,16 @@ static uint64_t iommu_map(Iommu *iommu, uint64_t gpa, size_t size,
 
 static void iommu_unmap(Iommu *iommu, uint64_t iova)
 {
-    struct virtio_iommu_req_unmap request = {
-        .head.type = VIRTIO_IOMMU_T_UNMAP,
-        .domain = cpu_to_le32(IOMMU_DOMAIN),
-        .virt_start = cpu_to_le64(iova),
-    };
     unsigned i;
 
     for (i = 0; i < iommu->ranges->len; i++) {
         VdpaRange r = g_array_index(iommu->ranges, VdpaRange, i);
 
-        if (r.first != iova) {
-            continue;
+        if (r.first == iova) {
+            g_array_remove_index(iommu->ranges, i);
+            iommu_set(iommu, r.first, 0, r.last - r.first + 1, 0);
+            return;
         }
-        g_array_remove_index(iommu->ranges, i);
-        if (iommu->pci) {
-            request.virt_end = cpu_to_le64(r.last);
-            iommu_request(iommu, &request,
-                          offsetof(struct virtio_iommu_req_unmap, tail));
-        } else {
-            r.perm = 0;
-            intel_iommu_set(iommu, &r, 0);
-        }
-        return;
     }
     g_assert_not_reached();
 }
@@ -276,6 +383,8 @@ static Iommu *iommu_new_common(VdpaNic *nic)
 
     iommu->t = nic->t;
     iommu->nic = nic;
+    iommu->slot = VDPA_NIC_SLOT;
+    iommu->domain = IOMMU_DOMAIN;
     iommu->next = IOVA_BASE;
     iommu->ranges = vdpa_ranges_new();
     iommu->plain = nic->vdev->bus;
@@ -285,7 +394,8 @@ static Iommu *iommu_new_common(VdpaNic *nic)
     return iommu;
 }
 
-static Iommu *iommu_new(VdpaNic *nic)
+/* A driver of virtio-iommu; the device is in no domain yet */
+static Iommu *iommu_new_detached(VdpaNic *nic)
 {
     QPCIAddress address = { .devfn = QPCI_DEVFN(IOMMU_SLOT, 0) };
     VdpaTest *t = nic->t;
@@ -302,44 +412,50 @@ static Iommu *iommu_new(VdpaNic *nic)
                          ~VDPA_FEATURES_ON_DEMAND);
     iommu->vq = qvirtqueue_setup(vdev, &t->alloc, 0);
     qvirtio_set_driver_ok(vdev);
-    iommu_attach(iommu, VIRTIO_IOMMU_T_ATTACH);
+    return iommu;
+}
+
+static Iommu *iommu_new(VdpaNic *nic)
+{
+    Iommu *iommu = iommu_new_detached(nic);
+
+    virtio_iommu_attach(iommu, iommu->slot, iommu->domain, 0);
+    return iommu;
+}
+
+/* @levels of tables: 3 for addresses of 39 bits, 4 for 48 */
+static Iommu *intel_iommu_new_levels(VdpaNic *nic, unsigned levels)
+{
+    VdpaTest *t = nic->t;
+    uint64_t root = new_table(t);
+    Iommu *iommu = iommu_new_common(nic);
+
+    iommu->contexts = new_table(t);
+    iommu->top = new_table(t);
+    iommu->levels = levels;
+    qtest_writeq(t->qts, root, iommu->contexts | 1);
+    enable_intel_iommu(t, root);
+    intel_iommu_set_context(iommu, iommu->top | 1, VTD_ALL_CONTEXTS);
+    intel_iommu_flush(iommu, VTD_ALL_PAGES);
     return iommu;
 }
 
 static Iommu *intel_iommu_new(VdpaNic *nic)
 {
-    unsigned devfn = QPCI_DEVFN(VDPA_NIC_SLOT, 0);
-    VdpaTest *t = nic->t;
-    uint64_t root = new_table(t), context = new_table(t);
-    uint64_t gigabytes = new_table(t), megabytes = new_table(t);
-    Iommu *iommu = iommu_new_common(nic);
-
-    iommu->page = new_table(t);
-    qtest_writeq(t->qts, root, context | 1);
-    qtest_writeq(t->qts, context + devfn * 16, gigabytes | 1);
-    /* Tables of three levels */
-    qtest_writeq(t->qts, context + devfn * 16 + 8, IOMMU_DOMAIN << 8 | 1);
-    qtest_writeq(t->qts, gigabytes + IOVA_BASE / GiB * 8, megabytes | 3);
-    qtest_writeq(t->qts, megabytes, iommu->page | 3);
-    enable_intel_iommu(t, root);
-    qtest_writeq(t->qts, VTD_CCMD, VTD_INVALIDATE | VTD_ALL_CONTEXTS);
-    g_assert_cmphex(qtest_readq(t->qts, VTD_CCMD) & VTD_INVALIDATE, ==, 0);
-    qtest_writeq(t->qts, VTD_IOTLB, VTD_INVALIDATE | VTD_ALL_PAGES);
-    g_assert_cmphex(qtest_readq(t->qts, VTD_IOTLB) & VTD_INVALIDATE, ==, 0);
-    return iommu;
+    return intel_iommu_new_levels(nic, 3);
 }
 
 static void iommu_free(Iommu *iommu)
 {
     iommu->nic->vdev->bus = iommu->plain;
-    if (iommu->pci) {
+    if (iommu->pci && !iommu->shared) {
         qvirtqueue_cleanup(iommu->pci->vdev.bus, iommu->vq,
                            &iommu->t->alloc);
         qvirtio_pci_device_disable(iommu->pci);
         g_free(iommu->pci->pdev);
         g_free(iommu->pci);
+        guest_free(&iommu->t->alloc, iommu->page);
     }
-    guest_free(&iommu->t->alloc, iommu->page);
     g_array_unref(iommu->ranges);
     g_free(iommu);
 }
@@ -626,7 +742,7 @@ static void test_viommu(const void *soft)
 
     /* Without a domain, all memory is the device's again */
     qvirtio_reset(nic->vdev);
-    iommu_attach(iommu, VIRTIO_IOMMU_T_DETACH);
+    virtio_iommu_detach(iommu, iommu->slot, iommu->domain);
     iommu_free(iommu);
     vdpa_nic_start(nic, 0);
     vdpa_assert_memory_mapped(t);
@@ -642,10 +758,7 @@ static void test_viommu(const void *soft)
 /* The same with the other IOMMU, which tells of each page by itself */
 static void test_viommu_intel(void)
 {
-    VdpaTest *t = vdpa_start_qemu("--map any", "-M q35 "
-                                  "-device intel-iommu,caching-mode=on "
-                                  VDPA_NETDEV_OPTION IOMMU_NIC_OPTION
-                                  ",vectors=0");
+    VdpaTest *t = vdpa_start_qemu("--map any", INTEL_IOMMU_OPTIONS);
     VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
     IommuBuffers buffers, more;
     Iommu *iommu;
@@ -749,6 +862,283 @@ static void test_viommu_reboot(void)
     vdpa_end(t);
 }
 
+/* --- What the device has, exactly --- */
+
+/**
+ * struct Piece - a part of what the device can reach
+ * @uaddr: of @first, in QEMU
+ */
+typedef struct Piece {
+    uint64_t first;
+    uint64_t last;
+    uint64_t uaddr;
+    unsigned perm;
+} Piece;
+
+static int piece_compare(gconstpointer a, gconstpointer b)
+{
+    const Piece *x = a, *y = b;
+
+    return x->first < y->first ? -1 : x->first > y->first;
+}
+
+static GArray *pieces_new(void)
+{
+    return g_array_new(false, false, sizeof(Piece));
+}
+
+/* Sort, and make one of those that go on; they must not overlap */
+static void pieces_merge(GArray *pieces)
+{
+    unsigned i;
+
+    g_array_sort(pieces, piece_compare);
+    for (i = 1; i < pieces->len;) {
+        Piece *a = &g_array_index(pieces, Piece, i - 1);
+        Piece *b = &g_array_index(pieces, Piece, i);
+
+        g_assert_cmphex(a->last, <, b->first);
+        if (a->last + 1 == b->first && a->perm == b->perm &&
+            a->uaddr + (b->first - a->first) == b->uaddr) {
+            a->last = b->last;
+            g_array_remove_index(pieces, i);
+        } else {
+            i++;
+        }
+    }
+}
+
+/* Also what is no signed number */
+static uint64_t get_u64(QDict *entry, const char *key)
+{
+    QNum *num = qobject_to(QNum, qdict_get(entry, key));
+    uint64_t value;
+
+    g_assert_nonnull(num);
+    return qnum_get_try_uint(num, &value) ? value :
+           (uint64_t)qnum_get_int(num);
+}
+
+/* What a device has, entry by entry */
+static GArray *device_entries(VdpaTest *t, unsigned node)
+{
+    QDict *reply = vdpa_soft_request(t->soft, "mappings node=%u", node);
+    GArray *pieces = pieces_new();
+    const QListEntry *e;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(reply, "entries"), e) {
+        QDict *entry = qobject_to(QDict, qlist_entry_obj(e));
+        Piece p = {
+            .first = get_u64(entry, "first"),
+            .last = get_u64(entry, "last"),
+            .uaddr = get_u64(entry, "uaddr"),
+            .perm = qdict_get_int(entry, "perm"),
+        };
+
+        g_array_append_val(pieces, p);
+    }
+    qobject_unref(reply);
+    return pieces;
+}
+
+/*
+ * The guest's memory by its own addresses, and where in QEMU it is: what a
+ * device has before the guest uses the IOMMU.
+ */
+static GArray *guest_memory(VdpaTest *t)
+{
+    GArray *memory = device_entries(t, 0);
+
+    vdpa_assert_memory_mapped(t);
+    pieces_merge(memory);
+    return memory;
+}
+
+/* What a mapping of @size bytes at @gpa comes to: its parts that are memory */
+static void expect_mapped(GArray *expected, GArray *memory, uint64_t iova,
+                          uint64_t gpa, uint64_t size, unsigned perm)
+{
+    unsigned i;
+
+    for (i = 0; i < memory->len; i++) {
+        const Piece *p = &g_array_index(memory, Piece, i);
+        uint64_t first = MAX(p->first, gpa);
+        uint64_t last = MIN(p->last, gpa + size - 1);
+        Piece mapped = {
+            .first = first - gpa + iova,
+            .last = last - gpa + iova,
+            .uaddr = p->uaddr + (first - p->first),
+            .perm = p->perm & perm,
+        };
+
+        if (first <= last && mapped.perm) {
+            g_array_append_val(expected, mapped);
+        }
+    }
+}
+
+static void assert_pieces(VdpaTest *t, unsigned node, GArray *expected)
+{
+    g_autoptr(GArray) device = device_entries(t, node);
+    unsigned i;
+
+    pieces_merge(device);
+    pieces_merge(expected);
+    for (i = 0; i < MIN(device->len, expected->len); i++) {
+        const Piece *d = &g_array_index(device, Piece, i);
+        const Piece *e = &g_array_index(expected, Piece, i);
+
+        g_assert_cmphex(d->first, ==, e->first);
+        g_assert_cmphex(d->last, ==, e->last);
+        g_assert_cmphex(d->uaddr, ==, e->uaddr);
+        g_assert_cmpuint(d->perm, ==, e->perm);
+    }
+    g_assert_cmpuint(device->len, ==, expected->len);
+}
+
+static void assert_nothing_mapped(VdpaTest *t, unsigned node)
+{
+    g_autoptr(GArray) nothing = pieces_new();
+
+    assert_pieces(t, node, nothing);
+}
+
+/* Send a frame that is in the guest's memory, behind a header */
+static void check_tx_from(VdpaNic *nic, uint64_t iova, uint64_t gpa,
+                          size_t size)
+{
+    QVirtQueue *tx = vdpa_nic_tx(nic, 0);
+    uint8_t *frame = g_malloc(size);
+    uint32_t head;
+
+    qtest_memread(nic->t->qts, gpa + VDPA_HEADER_SIZE, frame, size);
+    vdpa_soft_do(nic->t->soft, "capture on");
+    head = qvirtqueue_add(nic->t->qts, tx, iova, VDPA_HEADER_SIZE + size,
+                          false, false);
+    vdpa_nic_offer(nic, tx, head);
+    vdpa_nic_take(nic, tx, head);
+    vdpa_assert_captured(nic->t, 1, &frame, &size);
+    vdpa_soft_do(nic->t->soft, "capture off");
+    qvirtqueue_reset_pool(tx);
+    g_free(frame);
+}
+
+/* All faults that the device counted are in this page, for this reason */
+static void take_faults(VdpaTest *t, unsigned node, uint64_t page,
+                        const char *why)
+{
+    QDict *reply;
+    const QListEntry *e;
+
+    vdpa_soft_do(t->soft, "wait faults >= 1 %d node=%u", VDPA_SOFT_DEADLINE_MS,
+                 node);
+    reply = vdpa_soft_request(t->soft, "faults node=%u", node);
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(reply, "entries"), e) {
+        QDict *fault = qobject_to(QDict, qlist_entry_obj(e));
+
+        g_assert_cmphex(get_u64(fault, "iova") & ~0xfffull, ==, page);
+        g_assert_cmpstr(qdict_get_str(fault, "why"), ==, why);
+    }
+    qobject_unref(reply);
+    vdpa_soft_do(t->soft, "clear node=%u", node);
+}
+
+/* What the guest maps need not be memory, or not all of it */
+static void test_not_memory(void)
+{
+    VdpaTest *t = vdpa_start_qemu("--map any", VIRTIO_IOMMU_OPTIONS);
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    QPCIDevice *host = qpci_device_find(t->bus, 0);
+    g_autoptr(GArray) memory = NULL, rings = NULL;
+    const struct {
+        uint64_t gpa, size;
+        unsigned perm;
+    } maps[] = {
+        { 0, GiB, 3 },
+        { 0, 4 * GiB, 3 },
+        { 0, 4 * GiB, 2 },                  /* nothing of ROMs */
+        { 96 * MiB, 64 * MiB, 3 },          /* RAM ends in between */
+        { 4 * GiB - 64 * KiB, 128 * KiB, 3 },   /* as does ROM */
+        { 0xb0000, 0x80000, 3 },            /* begins with no memory */
+        { 0xf0000, 64 * KiB, 3 },           /* RAM, but no longer writable */
+        { VTD_BASE, 64 * KiB, 3 },          /* nothing there */
+        { 0xfed00000, 4096, 3 },            /* a timer */
+        { BIT_ULL(52), MiB, 3 },
+        { -64 * KiB, 64 * KiB, 3 },
+    };
+    const uint64_t rom = 0xf0000, rom_iova = 96 * GiB;
+    size_t size = 600;
+    g_autofree uint8_t *frame = g_malloc(size);
+    g_autofree char *hex = NULL;
+    IommuBuffers buffers;
+    Iommu *iommu;
+    uint32_t head;
+    unsigned i;
+
+    /* PAM 0: reads are from RAM, writes are lost */
+    vdpa_make_frame(frame, size, 0);
+    qpci_config_writeb(host, 0x90, 0x30);
+    qtest_memset(t->qts, rom, 0, VDPA_HEADER_SIZE);
+    qtest_memwrite(t->qts, rom + VDPA_HEADER_SIZE, frame, size);
+    qpci_config_writeb(host, 0x90, 0x10);
+    g_free(host);
+    vdpa_nic_start(nic, 0);
+    memory = guest_memory(t);
+    vdpa_nic_negotiate(nic, 0);
+    iommu = iommu_new(nic);
+    vdpa_nic_start(nic, 0);
+    iommu_buffers_map(iommu, &buffers);
+    rings = device_entries(t, 0);
+
+    for (i = 0; i < ARRAY_SIZE(maps); i++) {
+        uint64_t iova = ROUND_UP(64 * GiB, pow2ceil(maps[i].size));
+        g_autoptr(GArray) expected = g_array_copy(rings);
+
+        iommu_set(iommu, iova, maps[i].gpa, maps[i].size, maps[i].perm);
+        expect_mapped(expected, memory, iova, maps[i].gpa, maps[i].size,
+                      maps[i].perm);
+        assert_pieces(t, 0, expected);
+        iommu_check_data(nic, &buffers, i);
+        iommu_set(iommu, iova, 0, maps[i].size, 0);
+        assert_pieces(t, 0, rings);
+    }
+
+    /* The device can read what the guest can, but not write it */
+    iommu_set(iommu, rom_iova, rom, 4096, 3);
+    check_tx_from(nic, rom_iova, rom, size);
+    head = qvirtqueue_add(t->qts, vdpa_nic_rx(nic, 0), rom_iova,
+                          VDPA_HEADER_SIZE + size, true, false);
+    vdpa_nic_offer(nic, vdpa_nic_rx(nic, 0), head);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "faults"), ==, 0);
+    vdpa_make_frame(frame, size, 1);
+    hex = vdpa_to_hex(frame, size);
+    vdpa_soft_do(t->soft, "inject %s vq=0", hex);
+    take_faults(t, 0, rom_iova, "mapped read-only");
+    vdpa_make_frame(frame, size, 0);
+    vdpa_assert_mem(t, rom + VDPA_HEADER_SIZE, frame, size);
+
+    /* All that there is at once, also in the tables of the guest */
+    qvirtio_reset(nic->vdev);
+    g_assert_cmpuint(virtio_iommu_unmap(iommu, iommu->domain, 0, UINT64_MAX),
+                     ==, VIRTIO_IOMMU_S_OK);
+    g_array_set_size(iommu->ranges, 0);
+    vdpa_nic_start(nic, 0);
+    iommu_buffers_map(iommu, &buffers);
+    assert_iommu_mapped(iommu);
+    iommu_check_data(nic, &buffers, 90);
+    vdpa_soft_skip(t->soft);
+    g_assert_cmpuint(virtio_iommu_unmap(iommu, iommu->domain, 0, UINT64_MAX),
+                     ==, VIRTIO_IOMMU_S_OK);
+    assert_nothing_mapped(t, 0);
+    iommu_set(iommu, 0, 0, 0, 3);
+    assert_pieces(t, 0, memory);
+    qvirtio_reset(nic->vdev);
+    virtio_iommu_detach(iommu, iommu->slot, iommu->domain);
+    iommu_free(iommu);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -769,6 +1159,7 @@ int main(int argc, char **argv)
                             "--map any --persist off", test_viommu);
         qtest_add_func("vhost-vdpa/memory/viommu-reboot",
                        test_viommu_reboot);
+        qtest_add_func("vhost-vdpa/iommu/not-memory", test_not_memory);
     }
     return g_test_run();
 }
