@@ -15,7 +15,8 @@
 /*
  * Each address space has four sets of ranges:
  *
- * desired     what the user wants, as few ranges as possible
+ * desired     what the user wants, as few ranges as possible, but for discrete
+ *             ones
  * programmed  the entries the kernel accepted, with the bounds they were
  *             mapped with, because an entry can only be removed whole
  * held        the pages of "programmed" by owner; each range is a reference.
@@ -33,6 +34,7 @@ typedef struct IOTLBNode {
     uint64_t uaddr;
     void *owner;
     uint8_t perm;
+    bool discrete;      /* desired: never one with its neighbours */
     bool stale;         /* programmed: has to go, whatever is desired */
     bool doomed;        /* programmed: about to be unmapped */
 } IOTLBNode;
@@ -164,8 +166,8 @@ static void map_unlink(IOTLBMap *map, IOTLBNode *node)
     interval_tree_remove(&node->it, &map->root);
 }
 
-static void map_new_node(IOTLBMap *map, uint64_t first, uint64_t last,
-                         uint64_t uaddr, uint8_t perm, void *owner)
+static IOTLBNode *map_new_node(IOTLBMap *map, uint64_t first, uint64_t last,
+                               uint64_t uaddr, uint8_t perm, void *owner)
 {
     VhostVDPAIOTLB *iotlb = map->space->iotlb;
     IOTLBNode *node = g_new0(IOTLBNode, 1);
@@ -180,6 +182,7 @@ static void map_new_node(IOTLBMap *map, uint64_t first, uint64_t last,
     if (map->counted && owner && iotlb->ops->ref) {
         iotlb->ops->ref(iotlb->opaque, owner);
     }
+    return node;
 }
 
 /* @node is not linked */
@@ -208,9 +211,11 @@ static void map_cut(IOTLBMap *map, uint64_t first, uint64_t last)
 
         map_unlink(map, node);
         if (node_first < first && node_last > last) {
-            map_new_node(map, last + 1, node_last,
-                         map_uaddr(map, node, last + 1),
-                         node->perm, node->owner);
+            IOTLBNode *tail = map_new_node(map, last + 1, node_last,
+                                           map_uaddr(map, node, last + 1),
+                                           node->perm, node->owner);
+
+            tail->discrete = node->discrete;
         }
         if (node_first < first) {
             node->it.last = first - 1;
@@ -228,6 +233,14 @@ static void map_cut(IOTLBMap *map, uint64_t first, uint64_t last)
 static bool map_same(const IOTLBNode *node, uint8_t perm, void *owner)
 {
     return node->perm == perm && node->owner == owner;
+}
+
+/* Set [first, last], whatever there is around it */
+static IOTLBNode *map_put_alone(IOTLBMap *map, uint64_t first, uint64_t last,
+                                uint64_t uaddr, uint8_t perm, void *owner)
+{
+    map_cut(map, first, last);
+    return map_new_node(map, first, last, uaddr, perm, owner);
 }
 
 /* Set [first, last], joining it with neighbours it goes on with */
@@ -249,12 +262,12 @@ static void map_put(IOTLBMap *map, uint64_t first, uint64_t last,
         uaddr_next += last - first + 1;
     }
     /* Host memory does not go on from its last byte to address 0 */
-    if (left && (!map_same(left, perm, owner) ||
+    if (left && (left->discrete || !map_same(left, perm, owner) ||
                  map_uaddr(map, left, first) != uaddr ||
                  (map->linear && !uaddr))) {
         left = NULL;
     }
-    if (right && (!map_same(right, perm, owner) ||
+    if (right && (right->discrete || !map_same(right, perm, owner) ||
                   right->uaddr != uaddr_next ||
                   (map->linear && !uaddr_next))) {
         right = NULL;
@@ -1107,7 +1120,8 @@ void vhost_vdpa_iotlb_set_range(VhostVDPAIOTLB *iotlb,
 
 bool vhost_vdpa_iotlb_add(VhostVDPAIOTLB *iotlb, uint32_t asid,
                           uint64_t first, uint64_t last, uint64_t uaddr,
-                          VhostVDPAIOTLBPerm perm, void *owner, Error **errp)
+                          VhostVDPAIOTLBPerm perm, void *owner, bool discrete,
+                          Error **errp)
 {
     IOTLBSpace *space = iotlb_get(iotlb, asid);
     IOTLBNode *node;
@@ -1120,8 +1134,15 @@ bool vhost_vdpa_iotlb_add(VhostVDPAIOTLB *iotlb, uint32_t asid,
     node = map_first(&space->desired, first, last);
     if (!node || node->it.start > first || node->it.last < last ||
         map_uaddr(&space->desired, node, first) != uaddr ||
-        !map_same(node, perm, owner)) {
-        map_put(&space->desired, first, last, uaddr, perm, owner);
+        !map_same(node, perm, owner) || node->discrete != discrete ||
+        (discrete && (node->it.start < first || node->it.last > last))) {
+        if (discrete) {
+            node = map_put_alone(&space->desired, first, last, uaddr, perm,
+                                 owner);
+            node->discrete = true;
+        } else {
+            map_put(&space->desired, first, last, uaddr, perm, owner);
+        }
         dirty_put(&space->dirty, first, last);
     }
 

@@ -165,7 +165,8 @@ typedef struct VhostVDPAIOTLBFailure {
  * VhostVDPAIOTLBStats: present state and running totals
  *
  * @ranges_desired: ranges desired; touching ranges that go on in host memory
- *                  with equal permission and owner count as one
+ *                  with equal permission and owner count as one, unless they
+ *                  are discrete
  * @bytes_desired: bytes desired
  * @entries: ranges programmed
  * @bytes: bytes programmed
@@ -249,9 +250,16 @@ void vhost_vdpa_iotlb_set_range(VhostVDPAIOTLB *iotlb,
  * @owner: who keeps the memory alive, or NULL.  References are held while the
  *         range is programmed; until then the user sees to it that @owner
  *         stays valid as long as the range is desired.
+ * @discrete: the range will go as it comes, in one piece: never let it share
+ *            an entry with a neighbour.  What the driver of a virtual IOMMU
+ *            maps in one step it unmaps in one step; an entry that held more
+ *            would have to be removed and the rest, which the device is
+ *            using, mapped again.
  * @errp: where to put an error, which names both ranges
  *
- * Replaces whatever was desired in the range.  Sends no message.
+ * Replaces whatever was desired in the range.  Sends no message.  What is
+ * programmed already, and the same memory with the same permission, stays as
+ * it is even if it is not divided as @discrete asks for.
  *
  * Returns true; or false if part of the range is outside the device's IOVA
  * range.  The range is desired nevertheless, so that each commit fails with
@@ -260,7 +268,8 @@ void vhost_vdpa_iotlb_set_range(VhostVDPAIOTLB *iotlb,
  */
 bool vhost_vdpa_iotlb_add(VhostVDPAIOTLB *iotlb, uint32_t asid,
                           uint64_t first, uint64_t last, uint64_t uaddr,
-                          VhostVDPAIOTLBPerm perm, void *owner, Error **errp);
+                          VhostVDPAIOTLBPerm perm, void *owner, bool discrete,
+                          Error **errp);
 
 /**
  * vhost_vdpa_iotlb_del: desire nothing in a range

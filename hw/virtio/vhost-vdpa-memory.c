@@ -353,7 +353,7 @@ static void view_map_section(VhostVDPAMemory *m,
     trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
                                 perm);
     vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last, uaddr,
-                         perm, mr, NULL);
+                         perm, mr, true, NULL);
 }
 
 /*
@@ -499,7 +499,7 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
     m->private_bytes += private_ram(section, last - first + 1);
     /* What the device cannot reach is reported by the commit */
     vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last, uaddr,
-                         perm, mr, NULL);
+                         perm, mr, false, NULL);
 }
 
 static void region_del(MemoryListener *listener, MemoryRegionSection *section)

@@ -46,6 +46,7 @@ typedef struct Cell {
     bool on;
     uint8_t perm;
     uint8_t owner;
+    uint32_t discrete;  /* number of the discrete range it is in, or 0 */
     uint64_t uaddr;
 } Cell;
 
@@ -103,6 +104,7 @@ typedef struct World {
     Space as[NASIDS];
     int batch;          /* address space with an open batch, or -1 */
     int unsettled;      /* as the reconciler must see it */
+    uint32_t discrete;  /* discrete ranges so far */
     int refs[NOWNERS];
     GString *log;
     int fail_in[NKINDS];        /* 1: the next one */
@@ -131,6 +133,8 @@ typedef enum Event {
     SEEN_HIDDEN_BY_ENTRY,
     SEEN_WITHDRAW_INCOMPLETE,
     SEEN_NOTHING_TO_DO,
+    SEEN_DISCRETE_NEIGHBOURS,
+    SEEN_DISCRETE_IN_ONE_ENTRY,
     NEVENTS,
 } Event;
 
@@ -210,14 +214,21 @@ static bool same_memory(const Cell *a, const Cell *b)
     return a->on && b->on && a->uaddr == b->uaddr && a->perm == b->perm;
 }
 
-/* Can @cell be in the same range as the one before it? */
-static bool goes_on(const Cell *cells, int cell)
+/* Is @cell more of the same memory than the one before it? */
+static bool memory_goes_on(const Cell *cells, int cell)
 {
     const Cell *a = &cells[cell - 1], *b = &cells[cell];
     uint64_t size = cell_last(cell - 1) - cell_first(cell - 1) + 1;
 
     return a->on && b->on && a->perm == b->perm && a->owner == b->owner &&
            b->uaddr && b->uaddr == a->uaddr + size;
+}
+
+/* Must @cell be in the same range as the one before it? */
+static bool goes_on(const Cell *cells, int cell)
+{
+    return memory_goes_on(cells, cell) &&
+           cells[cell - 1].discrete == cells[cell].discrete;
 }
 
 static void *owner_ptr(int owner)
@@ -297,6 +308,8 @@ static int find_additions(const World *w, const Space *s, Run *run,
         } else {
             pieces[n++] = (Piece) { i, i };
         }
+        seen[SEEN_DISCRETE_NEIGHBOURS] += run && i && take[i - 1] && take[i] &&
+            memory_goes_on(s->desired, i) && !goes_on(s->desired, i);
     }
     if (all && n == 1) {
         pieces[0].last = GAP;
@@ -391,6 +404,9 @@ static void run_judge(World *w, bool ok, const VhostVDPAIOTLBReport *report,
                     seen[SEEN_OWNER_MOVED] += moved;
                     s->programmed[i].owner = s->desired[i].owner;
                 }
+                seen[SEEN_DISCRETE_IN_ONE_ENTRY] += i && s->entry_of[i] >= 0 &&
+                    s->entry_of[i] == s->entry_of[i - 1] &&
+                    memory_goes_on(s->desired, i) && !goes_on(s->desired, i);
             }
         }
     }
@@ -940,8 +956,10 @@ static void world_free(World *w)
 }
 
 static bool world_add_cells(World *w, int asid, int a, int b, uint64_t uaddr,
-                            VhostVDPAIOTLBPerm perm, int owner)
+                            VhostVDPAIOTLBPerm perm, int owner,
+                            bool discrete)
 {
+    uint32_t number = discrete ? ++w->discrete : 0;
     Error *err = NULL;
     bool inside = true, ok;
 
@@ -951,12 +969,13 @@ static bool world_add_cells(World *w, int asid, int a, int b, uint64_t uaddr,
             .on = true,
             .perm = perm,
             .owner = owner,
+            .discrete = number,
             .uaddr = uaddr + (cell_first(i) - cell_first(a)),
         };
         inside &= usable(w, i);
     }
     ok = vhost_vdpa_iotlb_add(w->iotlb, asid, cell_first(a), cell_last(b),
-                              uaddr, perm, owner_ptr(owner), &err);
+                              uaddr, perm, owner_ptr(owner), discrete, &err);
     CHECK(ok == inside && ok == !err);
     error_free(err);
     return ok;
@@ -1052,7 +1071,14 @@ static bool add(World *w, int asid, int first, int last, int64_t upage,
                 VhostVDPAIOTLBPerm perm, int owner)
 {
     return world_add_cells(w, asid, page_cell(first), page_cell(last),
-                           upage * PAGE, perm, owner);
+                           upage * PAGE, perm, owner, false);
+}
+
+static bool add_discrete(World *w, int asid, int first, int last,
+                         int64_t upage, VhostVDPAIOTLBPerm perm, int owner)
+{
+    return world_add_cells(w, asid, page_cell(first), page_cell(last),
+                           upage * PAGE, perm, owner, true);
 }
 
 static void del(World *w, int asid, int first, int last)
@@ -1389,7 +1415,7 @@ static void test_all_64_bits(void)
     VhostVDPAIOTLBStats stats;
     World *w = world_new_logged(true, 0);
 
-    world_add_cells(w, 0, 0, NCELLS - 1, 0, RW, 1);
+    world_add_cells(w, 0, 0, NCELLS - 1, 0, RW, 1, false);
     g_assert_true(world_commit(w, 0));
     expect(w, "begin 0\n"
               "map 0 [0,2251799813685247] @0 rw\n"
@@ -1415,7 +1441,7 @@ static void test_all_64_bits(void)
     world_free(w);
 
     w = world_new_logged(true, 16 * PAGE);
-    world_add_cells(w, 0, 0, NCELLS - 1, 0, RW, 1);
+    world_add_cells(w, 0, 0, NCELLS - 1, 0, RW, 1, false);
     g_assert_true(world_commit(w, 0));
     expect(w, "begin 0\n"
               "map 0 [0,15] @0 rw\n"
@@ -1438,7 +1464,7 @@ static void test_range(void)
               "end 0\n");
 
     g_assert_false(vhost_vdpa_iotlb_add(w->iotlb, 1, 12 * PAGE, 13 * PAGE - 1,
-                                        0, RW, NULL, &err));
+                                        0, RW, NULL, false, &err));
     g_assert_cmpstr(error_get_pretty(err), ==,
                     "memory at IOVA 0xc000-0xcfff of address space 1 is"
                     " outside the device's IOVA range 0x2000-0x9fff");
@@ -1868,6 +1894,122 @@ static void test_steps(void)
     world_free(w);
 }
 
+static void test_discrete(void)
+{
+    VhostVDPAIOTLBStats stats;
+    World *w = world_new_logged(true, 0);
+
+    /* Neighbours of each kind, which could all be one entry */
+    add(w, 0, 0, 1, 100, RW, 1);
+    add_discrete(w, 0, 2, 3, 102, RW, 1);
+    add_discrete(w, 0, 4, 5, 104, RW, 1);
+    add(w, 0, 6, 7, 106, RW, 1);
+    add(w, 0, 8, 9, 108, RW, 1);
+    vhost_vdpa_iotlb_stats(w->iotlb, 0, &stats);
+    g_assert_cmpuint(stats.ranges_desired, ==, 4);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [0,1] @100 rw\n"
+              "map 0 [2,3] @102 rw\n"
+              "map 0 [4,5] @104 rw\n"
+              "map 0 [6,9] @106 rw\n"
+              "end 0\n");
+
+    /* Each goes as it came */
+    del(w, 0, 4, 5);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [4,5]\n"
+              "end 0\n");
+
+    /* The same again, as a whole or another division, is nothing new */
+    add_discrete(w, 0, 2, 3, 102, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    add(w, 0, 0, 3, 100, RW, 1);
+    add_discrete(w, 0, 6, 6, 106, RW, 1);
+    add_discrete(w, 0, 7, 9, 107, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "");
+    vhost_vdpa_iotlb_stats(w->iotlb, 0, &stats);
+    g_assert_cmpuint(stats.ranges_desired, ==, 3);
+    add_discrete(w, 0, 8, 8, 108, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "");
+
+    /* It shows as soon as it has to be mapped again */
+    del(w, 0, 6, 6);
+    del(w, 0, 1, 2);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,1]\n"
+              "unmap 0 [2,3]\n"
+              "unmap 0 [6,9]\n"
+              "map 0 [0,0] @100 rw\n"
+              "map 0 [3,3] @103 rw\n"
+              "map 0 [7,7] @107 rw\n"
+              "map 0 [8,8] @108 rw\n"
+              "map 0 [9,9] @109 rw\n"
+              "end 0\n");
+
+    /* Over several; a part of one */
+    add_discrete(w, 0, 10, 19, 110, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+    del(w, 0, 8, 10);
+    del(w, 0, 14, 15);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [8,8]\n"
+              "unmap 0 [9,9]\n"
+              "unmap 0 [10,19]\n"
+              "map 0 [11,13] @111 rw\n"
+              "map 0 [16,19] @116 rw\n"
+              "end 0\n");
+    add_discrete(w, 0, 14, 15, 114, RW, 1);
+    g_assert_true(world_withdraw(w, 0));
+    g_string_truncate(w->log, 0);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [0,0] @100 rw\n"
+              "map 0 [3,3] @103 rw\n"
+              "map 0 [7,7] @107 rw\n"
+              "map 0 [11,13] @111 rw\n"
+              "map 0 [14,15] @114 rw\n"
+              "map 0 [16,19] @116 rw\n"
+              "end 0\n");
+
+    /* No longer divided, as far as what is programmed has to change */
+    add(w, 0, 11, 21, 111, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [20,21] @120 rw\n"
+              "end 0\n");
+    g_assert_true(world_withdraw(w, 0));
+    g_string_truncate(w->log, 0);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [0,0] @100 rw\n"
+              "map 0 [3,3] @103 rw\n"
+              "map 0 [7,7] @107 rw\n"
+              "map 0 [11,21] @111 rw\n"
+              "end 0\n");
+    world_free(w);
+
+    /* Low memory is apart all the same, and so is the top */
+    w = world_new_logged(true, 16 * PAGE);
+    add_discrete(w, 0, 14, 17, 114, RW, 1);
+    add_discrete(w, 0, -4, -3, 200, RW, 1);
+    add_discrete(w, 0, -2, -1, 202, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "map 0 [14,15] @114 rw\n"
+              "map 0 [16,17] @116 rw\n"
+              "map 0 [-4,-3] @200 rw\n"
+              "map 0 [-2,-1] @202 rw\n"
+              "end 0\n");
+    world_free(w);
+}
+
 static void test_address_spaces(void)
 {
     VhostVDPAIOTLBReport report;
@@ -1969,7 +2111,7 @@ static void reentry_unref(void *opaque, void *owner)
     if (owner == &owners[1]) {
         vhost_vdpa_iotlb_del(r->iotlb, 0, 4 * PAGE, 5 * PAGE - 1);
         vhost_vdpa_iotlb_add(r->iotlb, 1, 0, PAGE - 1, PAGE, RW, &owners[3],
-                             &error_abort);
+                             false, &error_abort);
         vhost_vdpa_iotlb_commit_all(r->iotlb, NULL, &error_abort);
     }
 }
@@ -1989,9 +2131,9 @@ static void test_reentry(void)
 
     r.iotlb = vhost_vdpa_iotlb_new(&reentry_ops, &r, 0, PAGE);
     vhost_vdpa_iotlb_add(r.iotlb, 0, 0, 2 * PAGE - 1, PAGE, RW, &owners[1],
-                         &error_abort);
+                         false, &error_abort);
     vhost_vdpa_iotlb_add(r.iotlb, 0, 4 * PAGE, 5 * PAGE - 1, 9 * PAGE, RW,
-                         &owners[2], &error_abort);
+                         &owners[2], false, &error_abort);
     vhost_vdpa_iotlb_commit_all(r.iotlb, NULL, &error_abort);
     vhost_vdpa_iotlb_del(r.iotlb, 0, 0, 2 * PAGE - 1);
     vhost_vdpa_iotlb_commit_all(r.iotlb, NULL, &error_abort);
@@ -2099,7 +2241,7 @@ static int random_cell(GRand *r, const int *hot)
 }
 
 static void random_add(World *w, GRand *r, int asid, const int *hot,
-                       bool spread)
+                       bool spread, bool discrete)
 {
     static const VhostVDPAIOTLBPerm perms[] = { RW, RW, RW, RO, WO };
     VhostVDPAIOTLBPerm perm = perms[g_rand_int_range(r, 0, ARRAY_SIZE(perms))];
@@ -2124,7 +2266,7 @@ static void random_add(World *w, GRand *r, int asid, const int *hot,
     if (a < HIGH && b >= GAP) {
         if (spread) {
             /* Large enough for host memory only where it is by its address */
-            world_add_cells(w, asid, a, b, cell_first(a), perm, 1);
+            world_add_cells(w, asid, a, b, cell_first(a), perm, 1, discrete);
             return;
         }
         if (a >= GAP) {
@@ -2140,7 +2282,7 @@ static void random_add(World *w, GRand *r, int asid, const int *hot,
     world_add_cells(w, asid, a, b,
                     base == 0 ? window * PAGE :
                     base == 1 ? (1000 + window) * PAGE :
-                    (window - WIN) * PAGE, perm, owner);
+                    (window - WIN) * PAGE, perm, owner, discrete);
 }
 
 static void random_range(World *w, GRand *r)
@@ -2176,6 +2318,7 @@ static uint64_t random_history(GRand *r)
     bool spread = g_rand_boolean(r);
     int asids = g_rand_int_range(r, 1, NASIDS + 1);
     int failing = g_rand_int_range(r, 0, 4);
+    int discrete = g_rand_int_range(r, 0, 3);
     int hot[4], sum = 0;
     World *w = world_new(g_rand_boolean(r),
                          g_rand_int_range(r, 0, 3) * 12 * PAGE);
@@ -2206,7 +2349,8 @@ static uint64_t random_history(GRand *r)
         w->err = g_rand_boolean(r) ? EFAULT : ENOMEM;
         switch (op) {
         case 0:
-            random_add(w, r, asid, hot, spread);
+            random_add(w, r, asid, hot, spread,
+                       discrete && g_rand_int_range(r, 0, 3) < discrete);
             break;
         case 1:
             a = random_cell(r, hot);
@@ -2352,10 +2496,10 @@ static void test_scale(void)
             uint64_t first = (1000 + 4 * i) * PAGE;
 
             vhost_vdpa_iotlb_add(iotlb, 0, first, first + PAGE - 1, first, RW,
-                                 &owners[1], &error_abort);
+                                 &owners[1], false, &error_abort);
         }
         vhost_vdpa_iotlb_add(iotlb, 0, big, big + (1ULL << 40) - 1, big, RW,
-                             &owners[1], &error_abort);
+                             &owners[1], false, &error_abort);
         vhost_vdpa_iotlb_commit(iotlb, 0, NULL, &error_abort);
         g_assert_cmpuint(count.messages, ==, n + 3);
 
@@ -2368,13 +2512,13 @@ static void test_scale(void)
 
         before = lookups(iotlb);
         vhost_vdpa_iotlb_add(iotlb, 0, mid + PAGE, mid + 2 * PAGE - 1, 0, RW,
-                             NULL, &error_abort);
+                             NULL, false, &error_abort);
         vhost_vdpa_iotlb_add(iotlb, 0, mid - 4 * PAGE, mid - 3 * PAGE - 1,
-                             mid, RO, NULL, &error_abort);
+                             mid, RO, NULL, false, &error_abort);
         vhost_vdpa_iotlb_del(iotlb, 0, mid + 4 * PAGE, mid + 7 * PAGE - 1);
         vhost_vdpa_iotlb_del(iotlb, 0, big + 512 * PAGE, big + 513 * PAGE - 1);
         vhost_vdpa_iotlb_add(iotlb, 0, 8 * PAGE, 10 * PAGE - 1, 0, RW, NULL,
-                             &error_abort);
+                             false, &error_abort);
         vhost_vdpa_iotlb_commit(iotlb, 0, NULL, &error_abort);
         cost = lookups(iotlb) - before;
         /* Two markers, three unmaps, five maps */
@@ -2419,6 +2563,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-vdpa-iotlb/forget", test_forget);
     g_test_add_func("/vhost-vdpa-iotlb/iova-0", test_iova_0);
     g_test_add_func("/vhost-vdpa-iotlb/steps", test_steps);
+    g_test_add_func("/vhost-vdpa-iotlb/discrete", test_discrete);
     g_test_add_func("/vhost-vdpa-iotlb/address-spaces", test_address_spaces);
     g_test_add_func("/vhost-vdpa-iotlb/reentry", test_reentry);
     g_test_add_func("/vhost-vdpa-iotlb/exhaustive", test_exhaustive);
