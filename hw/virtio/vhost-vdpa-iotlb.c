@@ -984,37 +984,6 @@ static uint64_t sum_bytes(uint64_t a, uint64_t b)
     return uadd64_overflow(a, b, &sum) ? UINT64_MAX : sum;
 }
 
-static bool iotlb_run_all(VhostVDPAIOTLB *iotlb, bool withdraw,
-                          VhostVDPAIOTLBReport *report, Error **errp)
-{
-    VhostVDPAIOTLBReport sum = { 0 };
-    bool ok = true;
-
-    for (guint i = 0; i < iotlb->spaces->len; i++) {
-        IOTLBSpace *space = g_ptr_array_index(iotlb->spaces, i);
-        VhostVDPAIOTLBReport one;
-        Error **one_errp = ok ? errp : NULL;
-
-        if (withdraw) {
-            ok &= space_withdraw(space, &one, one_errp);
-        } else {
-            ok &= space_commit(space, UINT64_MAX, &one, one_errp);
-        }
-        sum.entries_before += one.entries_before;
-        sum.entries_after += one.entries_after;
-        sum.messages += one.messages;
-        sum.maps += one.maps;
-        sum.unmaps += one.unmaps;
-        sum.bytes_mapped = sum_bytes(sum.bytes_mapped, one.bytes_mapped);
-        sum.bytes_unmapped = sum_bytes(sum.bytes_unmapped, one.bytes_unmapped);
-        sum.failures += one.failures;
-    }
-    if (report) {
-        *report = sum;
-    }
-    return ok;
-}
-
 static void map_foreach(IOTLBMap *map, VhostVDPAIOTLBFunc func, void *data)
 {
     IOTLBNode *node;
@@ -1256,22 +1225,10 @@ bool vhost_vdpa_iotlb_commit_some(VhostVDPAIOTLB *iotlb, uint32_t asid,
                         report, errp);
 }
 
-bool vhost_vdpa_iotlb_commit_all(VhostVDPAIOTLB *iotlb,
-                                 VhostVDPAIOTLBReport *report, Error **errp)
-{
-    return iotlb_run_all(iotlb, false, report, errp);
-}
-
 bool vhost_vdpa_iotlb_withdraw(VhostVDPAIOTLB *iotlb, uint32_t asid,
                                VhostVDPAIOTLBReport *report, Error **errp)
 {
     return space_withdraw(iotlb_get(iotlb, asid), report, errp);
-}
-
-bool vhost_vdpa_iotlb_withdraw_all(VhostVDPAIOTLB *iotlb,
-                                   VhostVDPAIOTLBReport *report, Error **errp)
-{
-    return iotlb_run_all(iotlb, true, report, errp);
 }
 
 void vhost_vdpa_iotlb_forget(VhostVDPAIOTLB *iotlb)

@@ -392,22 +392,6 @@ bool vhost_vdpa_iotlb_commit_some(VhostVDPAIOTLB *iotlb, uint32_t asid,
                                   VhostVDPAIOTLBReport *report, Error **errp);
 
 /**
- * vhost_vdpa_iotlb_commit_all: commit every address space
- *
- * @iotlb: the reconciler
- * @report: as for vhost_vdpa_iotlb_commit(); totals of all address spaces
- * @errp: where to put the first failure
- *
- * Each address space that has something to send gets a batch of its own, in
- * ascending order.  A failure in one does not keep the others from being
- * committed.
- *
- * Returns true if all of them succeeded.
- */
-bool vhost_vdpa_iotlb_commit_all(VhostVDPAIOTLB *iotlb,
-                                 VhostVDPAIOTLBReport *report, Error **errp);
-
-/**
  * vhost_vdpa_iotlb_withdraw: unmap all that is programmed
  *
  * @iotlb: the reconciler
@@ -425,19 +409,6 @@ bool vhost_vdpa_iotlb_commit_all(VhostVDPAIOTLB *iotlb,
  */
 bool vhost_vdpa_iotlb_withdraw(VhostVDPAIOTLB *iotlb, uint32_t asid,
                                VhostVDPAIOTLBReport *report, Error **errp);
-
-/**
- * vhost_vdpa_iotlb_withdraw_all: unmap all that is programmed anywhere
- *
- * @iotlb: the reconciler
- * @report: as for vhost_vdpa_iotlb_commit(); totals of all address spaces
- * @errp: where to put the first failure
- *
- * Returns true if vhost_vdpa_iotlb_withdraw() succeeded for each address
- * space.
- */
-bool vhost_vdpa_iotlb_withdraw_all(VhostVDPAIOTLB *iotlb,
-                                   VhostVDPAIOTLBReport *report, Error **errp);
 
 /**
  * vhost_vdpa_iotlb_forget: nothing is programmed any more

@@ -2012,63 +2012,51 @@ static void test_discrete(void)
 
 static void test_address_spaces(void)
 {
-    VhostVDPAIOTLBReport report;
     VhostVDPAIOTLBStats stats;
     Error *err = NULL;
     World *w = world_new_logged(true, 0);
 
-    add(w, 2, 1, 1, 201, RW, 1);
-    add(w, 0, 1, 1, 101, RW, 1);
-    add(w, 1, 1, 1, 101, RO, 2);
-    w->oracle = false;
-    w->run.active = true;
-    g_assert_true(vhost_vdpa_iotlb_commit_all(w->iotlb, &report, &err));
-    g_assert_cmpuint(report.messages, ==, 9);
-    g_assert_cmpuint(report.bytes_mapped, ==, 3 * PAGE);
-    g_assert_cmpuint(report.entries_after, ==, 3);
-    g_assert_true(vhost_vdpa_iotlb_commit_all(w->iotlb, &report, &err));
-    g_assert_cmpuint(report.messages, ==, 0);
+    /* The same memory and the same IOVA in each: they do not meet */
+    add(w, 2, 1, 2, 101, RW, 1);
+    add(w, 0, 1, 2, 101, RW, 1);
+    add(w, 1, 1, 2, 101, RO, 1);
+    for (int asid = 0; asid < NASIDS; asid++) {
+        g_assert_true(world_commit(w, asid));
+        g_assert_cmpint(w->refs[1], ==, asid + 1);
+    }
+    expect(w, "begin 0\n"
+              "map 0 [1,2] @101 rw\n"
+              "end 0\n"
+              "begin 1\n"
+              "map 1 [1,2] @101 ro\n"
+              "end 1\n"
+              "begin 2\n"
+              "map 2 [1,2] @101 rw\n"
+              "end 2\n");
 
-    /* One failure does not keep the others from being done */
+    /* Nor do their failures */
     del(w, 1, 1, 1);
-    del(w, 2, 1, 1);
+    del(w, 2, 1, 2);
     w->fail_in[UNMAP] = 1;
-    g_assert_false(vhost_vdpa_iotlb_commit_all(w->iotlb, NULL, &err));
+    g_assert_false(world_commit_some(w, 1, UINT64_MAX, &err));
     g_assert_nonnull(strstr(error_get_pretty(err), "address space 1:"));
     error_free_or_abort(&err);
+    g_assert_true(world_commit(w, 2));
     g_assert_nonnull(vhost_vdpa_iotlb_failure(w->iotlb, 1));
     g_assert_null(vhost_vdpa_iotlb_failure(w->iotlb, 2));
-    g_assert_true(vhost_vdpa_iotlb_withdraw_all(w->iotlb, &report, &err));
-    g_assert_cmpuint(report.unmaps, ==, 2);
-    g_assert_cmpuint(report.bytes_unmapped, ==, 2 * PAGE);
+    expect(w, "begin 1\n"
+              "unmap 1 [1,2] FAILS\n"
+              "end 1\n"
+              "begin 2\n"
+              "unmap 2 [1,2]\n"
+              "end 2\n");
     vhost_vdpa_iotlb_stats_all(w->iotlb, &stats);
-    g_assert_cmpuint(stats.entries, ==, 0);
-    g_assert_cmpuint(stats.bytes_desired, ==, PAGE);
-    g_assert_cmpuint(stats.bytes_mapped, ==, 3 * PAGE);
-    g_assert_cmpuint(stats.messages, ==, w->messages);
-    g_assert_cmpstr(w->log->str, ==,
-                    "begin 0\n"
-                    "map 0 [1,1] @101 rw\n"
-                    "end 0\n"
-                    "begin 1\n"
-                    "map 1 [1,1] @101 ro\n"
-                    "end 1\n"
-                    "begin 2\n"
-                    "map 2 [1,1] @201 rw\n"
-                    "end 2\n"
-                    "begin 1\n"
-                    "unmap 1 [1,1] FAILS\n"
-                    "end 1\n"
-                    "begin 2\n"
-                    "unmap 2 [1,1]\n"
-                    "end 2\n"
-                    "begin 0\n"
-                    "unmap 0 [1,1]\n"
-                    "end 0\n"
-                    "begin 1\n"
-                    "unmap 1 [1,1]\n"
-                    "end 1\n");
-    g_string_truncate(w->log, 0);
+    g_assert_cmpuint(stats.entries, ==, 2);
+    g_assert_cmpuint(stats.bytes, ==, 4 * PAGE);
+    g_assert_cmpuint(stats.ranges_desired, ==, 2);
+    g_assert_cmpuint(stats.bytes_desired, ==, 3 * PAGE);
+    g_assert_cmpuint(stats.bytes_mapped, ==, 6 * PAGE);
+    g_assert_cmpuint(stats.messages, ==, 15);
     world_free(w);
 }
 
@@ -2112,7 +2100,8 @@ static void reentry_unref(void *opaque, void *owner)
         vhost_vdpa_iotlb_del(r->iotlb, 0, 4 * PAGE, 5 * PAGE - 1);
         vhost_vdpa_iotlb_add(r->iotlb, 1, 0, PAGE - 1, PAGE, RW, &owners[3],
                              false, &error_abort);
-        vhost_vdpa_iotlb_commit_all(r->iotlb, NULL, &error_abort);
+        vhost_vdpa_iotlb_commit(r->iotlb, 0, NULL, &error_abort);
+        vhost_vdpa_iotlb_commit(r->iotlb, 1, NULL, &error_abort);
     }
 }
 
@@ -2134,9 +2123,9 @@ static void test_reentry(void)
                          false, &error_abort);
     vhost_vdpa_iotlb_add(r.iotlb, 0, 4 * PAGE, 5 * PAGE - 1, 9 * PAGE, RW,
                          &owners[2], false, &error_abort);
-    vhost_vdpa_iotlb_commit_all(r.iotlb, NULL, &error_abort);
+    vhost_vdpa_iotlb_commit(r.iotlb, 0, NULL, &error_abort);
     vhost_vdpa_iotlb_del(r.iotlb, 0, 0, 2 * PAGE - 1);
-    vhost_vdpa_iotlb_commit_all(r.iotlb, NULL, &error_abort);
+    vhost_vdpa_iotlb_commit(r.iotlb, 0, NULL, &error_abort);
     g_assert_cmpuint(r.maps, ==, 3);
     g_assert_cmpuint(r.unmaps, ==, 2);
     g_assert_cmpuint(r.refs, ==, 1);
