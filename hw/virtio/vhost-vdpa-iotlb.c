@@ -78,10 +78,11 @@ struct VhostVDPAIOTLB {
     uint64_t usable_first;
     uint64_t usable_last;
     /*
-     * The address space whose batch could not be closed.  There is one at
-     * most, because the kernel refuses messages for all others meanwhile.
+     * The address space whose batch is open, because part of a commit was left
+     * for another call, or because the batch could not be closed.  There is
+     * one at most: the kernel refuses messages for all others meanwhile.
      */
-    IOTLBSpace *unsettled;
+    IOTLBSpace *open;
     GPtrArray *spaces;  /* in ascending order of asid */
 };
 
@@ -93,8 +94,9 @@ typedef struct IOTLBRun {
     uint64_t pages_mapped;
     uint64_t pages_unmapped;
     uint64_t pages_left;
+    uint64_t pages_new;                 /* allowed by the budget so far */
     uint64_t budget;                    /* pages still to be mapped anew */
-    bool in_batch;
+    uint64_t cut_align;
     IOTLBMap removed;                   /* taken away by this run */
     IOTLBMap again;                     /* still dirty afterwards */
 } IOTLBRun;
@@ -358,7 +360,7 @@ static void space_release(IOTLBSpace *space)
     VhostVDPAIOTLB *iotlb = space->iotlb;
     g_autoptr(GPtrArray) limbo = NULL;
 
-    if (!space->limbo->len || iotlb->unsettled == space) {
+    if (!space->limbo->len || iotlb->open == space) {
         return;
     }
     limbo = space->limbo;
@@ -498,7 +500,8 @@ static bool space_missing_piece(IOTLBSpace *space, const IOTLBNode *node,
 }
 
 /*
- * Find what is desired, but not programmed, and can be.
+ * Find what is desired, but not programmed, and can be.  Doomed entries count
+ * as gone.
  *
  * Calls @func in ascending order.  Pieces that touch and could be one are one:
  * "desired" has joined what goes together, and as missing pages are dirty,
@@ -527,6 +530,9 @@ static bool space_find_missing(IOTLBSpace *space, IOTLBPieceFunc func,
             for (entry = map_first(&space->programmed, pos, end);
                  entry && !covered;
                  entry = map_next(&space->programmed, entry, pos, end)) {
+                if (entry->doomed) {
+                    continue;
+                }
                 if (entry->it.start > pos &&
                     !space_missing_piece(space, node, pos,
                                          entry->it.start - 1, func, data)) {
@@ -560,11 +566,13 @@ static bool piece_collect(const VhostVDPAIOTLBRange *piece, void *data)
 
 /* Commits and withdrawals */
 
-static void run_init(IOTLBRun *run, IOTLBSpace *space, uint64_t budget)
+static void run_init(IOTLBRun *run, IOTLBSpace *space, uint64_t budget,
+                     uint64_t cut_align)
 {
     *run = (IOTLBRun) {
         .space = space,
         .budget = budget,
+        .cut_align = cut_align,
         .report.entries_before = space->programmed.nodes,
     };
     map_init(&run->removed, space);
@@ -598,6 +606,7 @@ static bool run_send_begin(IOTLBRun *run, IOTLBSpace *space)
                  0, 0);
         return false;
     }
+    iotlb->open = space;
     return true;
 }
 
@@ -611,42 +620,39 @@ static bool run_send_end(IOTLBRun *run, IOTLBSpace *space)
     if (ret) {
         run_fail(run, VHOST_VDPA_IOTLB_STEP_BATCH_END, ret, space->asid,
                  0, 0);
-        iotlb->unsettled = space;
         return false;
     }
-    if (iotlb->unsettled == space) {
-        iotlb->unsettled = NULL;
-    }
+    iotlb->open = NULL;
     return true;
 }
 
-/* Returns false if no further message may be sent */
-static bool run_begin(IOTLBRun *run)
+/*
+ * Open a batch, unless it is open, or there is a @lone message to be sent,
+ * which needs none.  Returns false if no further message may be sent.
+ */
+static bool run_begin(IOTLBRun *run, bool lone)
 {
     IOTLBSpace *space = run->space;
     VhostVDPAIOTLB *iotlb = space->iotlb;
-    IOTLBSpace *other = iotlb->unsettled;
 
-    if (other && other != space) {
-        /*
-         * The kernel refuses our messages as long as the other batch is open.
-         * In case it is not, the end has no effect without a beginning.
-         */
-        if (!run_send_begin(run, other) || !run_send_end(run, other)) {
-            return false;
-        }
-    }
-    if (!iotlb->batching && iotlb->unsettled != space) {
+    if (iotlb->open == space) {
         return true;
     }
-    run->in_batch = run_send_begin(run, space);
-    return run->in_batch;
+    /* The kernel refuses our messages as long as another batch is open */
+    if (iotlb->open && !run_send_end(run, iotlb->open)) {
+        return false;
+    }
+    return !iotlb->batching || lone || run_send_begin(run, space);
 }
 
+/* Close the batch, unless it is to be continued by another call */
 static void run_end(IOTLBRun *run)
 {
-    if (run->in_batch) {
-        run_send_end(run, run->space);
+    IOTLBSpace *space = run->space;
+
+    if (space->iotlb->open == space &&
+        (!run->pages_left || run->report.failures)) {
+        run_send_end(run, space);
     }
 }
 
@@ -723,6 +729,21 @@ static void run_map(IOTLBRun *run, const VhostVDPAIOTLBRange *piece,
 }
 
 /*
+ * Where to stop if only @pages of those from @pos on are allowed: where the
+ * caller likes it best, unless this commit would then get nowhere
+ */
+static uint64_t run_cut(const IOTLBRun *run, uint64_t pos, uint64_t pages)
+{
+    uint64_t cut = pos + pages * run->space->iotlb->page_size;
+    uint64_t aligned = ROUND_DOWN(cut, run->cut_align);
+
+    if (aligned > pos) {
+        return aligned;
+    }
+    return run->pages_new ? pos : cut;
+}
+
+/*
  * Map as much of @piece as the budget allows; what this run took away before
  * does not count.
  */
@@ -740,24 +761,25 @@ static void run_map_some(IOTLBRun *run, const VhostVDPAIOTLBRange *piece)
         if (back) {
             last = MIN(last, removed->it.last);
         } else {
-            uint64_t pages, allowed;
+            uint64_t pages;
 
             if (removed) {
                 last = removed->it.start - 1;
             }
             pages = iotlb_pages(iotlb, pos, last);
-            allowed = MIN(pages, run->budget);
-            run->budget -= allowed;
-            if (allowed < pages) {
-                uint64_t cut = pos + allowed * iotlb->page_size;
+            if (pages > run->budget) {
+                uint64_t cut = run_cut(run, pos, run->budget);
 
                 if (cut > from) {
                     run_map(run, piece, from, cut - 1);
                 }
-                run->pages_left += pages - allowed;
+                run->pages_left += iotlb_pages(iotlb, cut, last);
                 dirty_put(&run->again, cut, last);
                 from = last + 1;
+                pages = run->budget;
             }
+            run->budget -= pages;
+            run->pages_new += pages;
         }
         if (last == piece->last) {
             break;
@@ -849,11 +871,8 @@ static void error_set_failure(Error **errp, const VhostVDPAIOTLB *iotlb,
     }
 }
 
-/*
- * @unsettled is the address space that was unsettled before; that may have
- * changed
- */
-static bool run_finish(IOTLBRun *run, IOTLBSpace *unsettled,
+/* @open is the address space whose batch was open before */
+static bool run_finish(IOTLBRun *run, IOTLBSpace *open,
                        VhostVDPAIOTLBReport *report, Error **errp)
 {
     IOTLBSpace *space = run->space;
@@ -879,26 +898,47 @@ static bool run_finish(IOTLBRun *run, IOTLBSpace *unsettled,
         error_set_failure(errp, iotlb, &run->failure, run->report.failures);
     }
 
-    if (unsettled && unsettled != space) {
-        space_release(unsettled);
+    if (open && open != space) {
+        space_release(open);
     }
     space_release(space);
     return ok;
 }
 
-static bool space_commit(IOTLBSpace *space, uint64_t budget,
-                         VhostVDPAIOTLBReport *report, Error **errp)
+/*
+ * Does this one message do without a batch?  A driver that takes whole maps
+ * gets one for a removal, but for an addition, where the memory is pinned, one
+ * for each physically contiguous part; there is just one part in a page.
+ */
+static bool lone_message(const VhostVDPAIOTLB *iotlb, const GPtrArray *doomed,
+                         const GArray *missing)
 {
-    IOTLBSpace *unsettled = space->iotlb->unsettled;
+    const VhostVDPAIOTLBRange *piece;
+
+    if (doomed->len + missing->len != 1) {
+        return false;
+    }
+    if (doomed->len) {
+        return true;
+    }
+    piece = &g_array_index(missing, VhostVDPAIOTLBRange, 0);
+    return iotlb_pages(iotlb, piece->first, piece->last) == 1;
+}
+
+static bool space_commit(IOTLBSpace *space, uint64_t budget,
+                         uint64_t cut_align, VhostVDPAIOTLBReport *report,
+                         Error **errp)
+{
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    IOTLBSpace *open = iotlb->open;
     g_autoptr(GPtrArray) doomed = g_ptr_array_new();
     g_autoptr(GArray) missing = g_array_new(false, false,
                                             sizeof(VhostVDPAIOTLBRange));
     IOTLBNode *outside;
     IOTLBMap old;
     IOTLBRun run;
-    bool open;
 
-    run_init(&run, space, budget);
+    run_init(&run, space, budget, cut_align);
 
     outside = space_outside(space);
     if (outside) {
@@ -913,25 +953,29 @@ static bool space_commit(IOTLBSpace *space, uint64_t budget,
 
         dirty_put(&space->dirty, entry->it.start, entry->it.last);
     }
+    space_find_missing(space, piece_collect, missing);
 
-    if (doomed->len || unsettled == space ||
-        !space_find_missing(space, piece_stop, NULL)) {
-        open = run_begin(&run);
+    if (doomed->len || missing->len || open == space) {
+        bool ready = run_begin(&run, lone_message(iotlb, doomed, missing));
+
         for (guint i = 0; i < doomed->len; i++) {
             IOTLBNode *entry = g_ptr_array_index(doomed, i);
 
-            if (open) {
+            if (ready) {
                 run_unmap(&run, entry);
             } else {
                 entry->doomed = false;
             }
         }
-        if (!open) {
-            return run_finish(&run, unsettled, report, errp);
+        if (!ready) {
+            return run_finish(&run, open, report, errp);
         }
 
-        /* Where an unmap failed, the entry hides what should replace it */
-        space_find_missing(space, piece_collect, missing);
+        if (run.report.unmaps < doomed->len) {
+            /* An entry that stays hides what should replace it */
+            g_array_set_size(missing, 0);
+            space_find_missing(space, piece_collect, missing);
+        }
         for (guint i = 0; i < missing->len; i++) {
             run_map_some(&run, &g_array_index(missing, VhostVDPAIOTLBRange,
                                               i));
@@ -945,17 +989,18 @@ static bool space_commit(IOTLBSpace *space, uint64_t budget,
     old = space->dirty;
     space->dirty = run.again;
     run.again = old;
-    return run_finish(&run, unsettled, report, errp);
+    return run_finish(&run, open, report, errp);
 }
 
 static bool space_withdraw(IOTLBSpace *space, VhostVDPAIOTLBReport *report,
                            Error **errp)
 {
-    IOTLBSpace *unsettled = space->iotlb->unsettled;
+    IOTLBSpace *open = space->iotlb->open;
+    uint64_t entries = space->programmed.nodes;
     IOTLBNode *entry, *next;
     IOTLBRun run;
 
-    run_init(&run, space, 0);
+    run_init(&run, space, 0, space->iotlb->page_size);
     /*
      * What cannot be unmapped now is useless all the same, because the driver
      * forgets it; so let the next commit unmap it first.
@@ -966,7 +1011,7 @@ static bool space_withdraw(IOTLBSpace *space, VhostVDPAIOTLBReport *report,
     }
     dirty_put(&space->dirty, 0, UINT64_MAX);
 
-    if ((space->programmed.nodes || unsettled == space) && run_begin(&run)) {
+    if ((entries || open == space) && run_begin(&run, entries == 1)) {
         for (entry = map_first(&space->programmed, 0, UINT64_MAX); entry;
              entry = next) {
             next = map_next(&space->programmed, entry, 0, UINT64_MAX);
@@ -974,7 +1019,7 @@ static bool space_withdraw(IOTLBSpace *space, VhostVDPAIOTLBReport *report,
         }
         run_end(&run);
     }
-    return run_finish(&run, unsettled, report, errp);
+    return run_finish(&run, open, report, errp);
 }
 
 static uint64_t sum_bytes(uint64_t a, uint64_t b)
@@ -1032,7 +1077,7 @@ void vhost_vdpa_iotlb_free(VhostVDPAIOTLB *iotlb)
     if (!iotlb) {
         return;
     }
-    iotlb->unsettled = NULL;
+    iotlb->open = NULL;
     for (guint i = 0; i < iotlb->spaces->len; i++) {
         IOTLBSpace *space = g_ptr_array_index(iotlb->spaces, i);
 
@@ -1178,7 +1223,7 @@ bool vhost_vdpa_iotlb_dirty(VhostVDPAIOTLB *iotlb, uint32_t asid)
 {
     IOTLBSpace *space = iotlb_find(iotlb, asid);
 
-    return space && (iotlb->unsettled == space ||
+    return space && (iotlb->open == space ||
                      space_find_doomed(space, NULL) ||
                      !space_find_missing(space, piece_stop, NULL));
 }
@@ -1211,18 +1256,20 @@ uint64_t vhost_vdpa_iotlb_obsolete(VhostVDPAIOTLB *iotlb, uint32_t asid)
 bool vhost_vdpa_iotlb_commit(VhostVDPAIOTLB *iotlb, uint32_t asid,
                              VhostVDPAIOTLBReport *report, Error **errp)
 {
-    return space_commit(iotlb_get(iotlb, asid), UINT64_MAX, report, errp);
+    return space_commit(iotlb_get(iotlb, asid), UINT64_MAX, iotlb->page_size,
+                        report, errp);
 }
 
 bool vhost_vdpa_iotlb_commit_some(VhostVDPAIOTLB *iotlb, uint32_t asid,
-                                  uint64_t max_bytes,
+                                  uint64_t max_bytes, uint64_t cut_align,
                                   VhostVDPAIOTLBReport *report, Error **errp)
 {
     assert(max_bytes >= iotlb->page_size);
+    assert(is_power_of_2(cut_align) && cut_align >= iotlb->page_size);
     return space_commit(iotlb_get(iotlb, asid),
                         max_bytes == UINT64_MAX ? UINT64_MAX
                                                 : max_bytes / iotlb->page_size,
-                        report, errp);
+                        cut_align, report, errp);
 }
 
 bool vhost_vdpa_iotlb_withdraw(VhostVDPAIOTLB *iotlb, uint32_t asid,
@@ -1233,7 +1280,7 @@ bool vhost_vdpa_iotlb_withdraw(VhostVDPAIOTLB *iotlb, uint32_t asid,
 
 void vhost_vdpa_iotlb_forget(VhostVDPAIOTLB *iotlb)
 {
-    iotlb->unsettled = NULL;
+    iotlb->open = NULL;
     for (guint i = 0; i < iotlb->spaces->len; i++) {
         IOTLBSpace *space = g_ptr_array_index(iotlb->spaces, i);
 

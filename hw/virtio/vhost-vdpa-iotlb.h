@@ -45,7 +45,8 @@ typedef enum VhostVDPAIOTLBPerm {
  * All message callbacks are mandatory and return 0, or a negative errno if the
  * message had no effect.  They must not call back into the reconciler.
  *
- * @batch_begin: open a batch for @asid; only called while batching is on
+ * @batch_begin: open a batch for @asid; only called while batching is on, and
+ *               no batch open
  * @batch_end: close it, which makes its changes effective.  An error leaves
  *             the batch open.
  * @map: let the device reach host memory at @uaddr through IOVA
@@ -55,8 +56,9 @@ typedef enum VhostVDPAIOTLBPerm {
  *       was accepted.  Calls nest.  Optional (together with @unref), never
  *       called for an owner of NULL.
  * @unref: opposite of @ref.  Called when the device can no longer reach the
- *         memory: after the end of the batch that took it away, at the end of
- *         the function that sent it.  May call back into the reconciler.
+ *         memory: after the end of the batch, or the lone message, that took
+ *         it away, at the end of the function that sent it.  May call back
+ *         into the reconciler.
  */
 typedef struct VhostVDPAIOTLBOps {
     int (*batch_begin)(void *opaque, uint32_t asid);
@@ -344,6 +346,12 @@ uint64_t vhost_vdpa_iotlb_obsolete(VhostVDPAIOTLB *iotlb, uint32_t asid);
  * batching is on; sends nothing if there is nothing to do.  The cost is
  * O(k log n) for k ranges that changed since the last commit.
  *
+ * A batch makes a driver that takes whole maps take one, instead of one for
+ * each message.  So there is never an empty batch, nor one of a single message
+ * that makes it take one anyway: a removal, or the addition of a page.  (A
+ * larger addition makes it take one for each physically contiguous part of the
+ * memory.)
+ *
  * A range that was programmed and still is desired stays untouched, unless
  * it is part of an entry another part of which has to go; then what
  * is left of the entry is mapped again in the same batch.
@@ -357,8 +365,8 @@ uint64_t vhost_vdpa_iotlb_obsolete(VhostVDPAIOTLB *iotlb, uint32_t asid);
  * - if the batch could not be opened, nothing was sent;
  * - if it could not be closed, the kernel has recorded the changes, but the
  *   device may not know them: the references of what was taken away are kept,
- *   and the next commit opens and closes the batch even if there is
- *   nothing else to send;
+ *   the batch stays open, and the next commit goes on in it and closes it even
+ *   if there is nothing else to send;
  * - if mapping a range at IOVA 0 failed, kernels may have dropped everything
  *   else in the address space without a word; the next commit unmaps and
  *   maps again what was programmed at that time.
@@ -375,20 +383,31 @@ bool vhost_vdpa_iotlb_commit(VhostVDPAIOTLB *iotlb, uint32_t asid,
  * @asid: address space
  * @max_bytes: how much memory to map that was not mapped before, at least one
  *             page; UINT64_MAX for no limit
+ * @cut_align: where to cut a range for which @max_bytes is not enough: at
+ *             multiples of this power of two, in IOVA; at least a page
  * @report: as for vhost_vdpa_iotlb_commit()
  * @errp: as for vhost_vdpa_iotlb_commit()
  *
  * Lets a caller that must stay responsive map a large guest in steps.  Does
  * all removals, and maps again what these took away, whatever @max_bytes
  * is; then new memory in ascending order, cutting the range at which the
- * limit is reached.  Go on while @bytes_left of the report is not 0, but not
- * after an error.
+ * limit is reached, or leaving it for the next call, so that only whole
+ * multiples of @cut_align are cut off.  If nothing new could be mapped that
+ * way, the range is cut at the page where the limit is reached.  Go on while
+ * @bytes_left of the report is not 0, but not after an error.
+ *
+ * All steps share one batch: a call that leaves something and has no failure
+ * leaves the batch open, too, and the next commit or withdrawal of @asid goes
+ * on in it.  It closes it when nothing is left, or after a failure; so does a
+ * commit or withdrawal of another address space that has something to send.  A
+ * reset of the device makes no difference.  Until the end of the batch, some
+ * devices do not know of its changes, and what they take away stays referenced.
  *
  * Returns true if no message failed, all that is desired is inside the IOVA
  * range, and all was sent that @max_bytes allows.
  */
 bool vhost_vdpa_iotlb_commit_some(VhostVDPAIOTLB *iotlb, uint32_t asid,
-                                  uint64_t max_bytes,
+                                  uint64_t max_bytes, uint64_t cut_align,
                                   VhostVDPAIOTLBReport *report, Error **errp);
 
 /**
@@ -401,8 +420,9 @@ bool vhost_vdpa_iotlb_commit_some(VhostVDPAIOTLB *iotlb, uint32_t asid,
  *
  * For a reset that makes the driver, but not the vhost layer, forget
  * its translations (no VHOST_BACKEND_F_IOTLB_PERSIST).  What is desired stays
- * desired, and the next commit maps it again.  All messages go in one batch;
- * none is sent if nothing is programmed.
+ * desired, and the next commit maps it again.  All messages go in one batch,
+ * a single one goes alone, and none is sent if nothing is programmed, but for
+ * the end of a batch that is open.
  *
  * Returns true; or false if a message failed.  What could not be unmapped is
  * then unmapped, and mapped again if desired, by the next commit.
