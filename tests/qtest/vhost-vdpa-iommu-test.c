@@ -149,6 +149,7 @@ static void test_viommu_not_followed(void)
  * @levels: of those tables
  * @next: the address of the next mapping; they do not touch each other
  * @ranges: what is mapped
+ * @gpas: to which memory of the guest
  */
 typedef struct Iommu {
     VdpaTest *t;
@@ -166,6 +167,7 @@ typedef struct Iommu {
     unsigned levels;
     uint64_t next;
     GArray *ranges;
+    GArray *gpas;
 } Iommu;
 
 /* Send a request; @size is without the tail.  Returns the status. */
@@ -330,6 +332,13 @@ static void iommu_set(Iommu *iommu, uint64_t iova, uint64_t gpa, uint64_t size,
     intel_iommu_flush_pages(iommu, iova, pow2ceil(size));
 }
 
+/* The guest unmapped all in another way */
+static void iommu_forget(Iommu *iommu)
+{
+    g_array_set_size(iommu->ranges, 0);
+    g_array_set_size(iommu->gpas, 0);
+}
+
 /* Returns the IOVA; @perm has the bits of IOTLB messages */
 static uint64_t iommu_map(Iommu *iommu, uint64_t gpa, size_t size,
                           unsigned perm)
@@ -343,6 +352,7 @@ static uint64_t iommu_map(Iommu *iommu, uint64_t gpa, size_t size,
     g_assert_cmphex(gpa % 4096, ==, 0);
     iommu_set(iommu, r.first, gpa, r.last - r.first + 1, perm);
     g_array_append_val(iommu->ranges, r);
+    g_array_append_val(iommu->gpas, gpa);
     /* A mapping that is not aligned to its size, QEMU takes as several */
     iommu->next = ROUND_UP(r.last + 1 + 4096, 64 * KiB);
     return r.first;
@@ -357,6 +367,7 @@ static void iommu_unmap(Iommu *iommu, uint64_t iova)
 
         if (r.first == iova) {
             g_array_remove_index(iommu->ranges, i);
+            g_array_remove_index(iommu->gpas, i);
             iommu_set(iommu, r.first, 0, r.last - r.first + 1, 0);
             return;
         }
@@ -387,6 +398,7 @@ static Iommu *iommu_new_common(VdpaNic *nic)
     iommu->domain = IOMMU_DOMAIN;
     iommu->next = IOVA_BASE;
     iommu->ranges = vdpa_ranges_new();
+    iommu->gpas = g_array_new(false, false, sizeof(uint64_t));
     iommu->plain = nic->vdev->bus;
     iommu->bus = *iommu->plain;
     iommu->bus.set_queue_address = iommu_set_queue_address;
@@ -420,6 +432,22 @@ static Iommu *iommu_new(VdpaNic *nic)
     Iommu *iommu = iommu_new_detached(nic);
 
     virtio_iommu_attach(iommu, iommu->slot, iommu->domain, 0);
+    return iommu;
+}
+
+/* The same IOMMU's driver, for a second device */
+static Iommu *iommu_new_shared(const Iommu *other, VdpaNic *nic, unsigned slot,
+                               unsigned domain)
+{
+    Iommu *iommu = iommu_new_common(nic);
+
+    iommu->slot = slot;
+    iommu->domain = domain;
+    iommu->shared = true;
+    iommu->pci = other->pci;
+    iommu->vq = other->vq;
+    iommu->page = other->page;
+    virtio_iommu_attach(iommu, slot, domain, 0);
     return iommu;
 }
 
@@ -457,6 +485,7 @@ static void iommu_free(Iommu *iommu)
         guest_free(&iommu->t->alloc, iommu->page);
     }
     g_array_unref(iommu->ranges);
+    g_array_unref(iommu->gpas);
     g_free(iommu);
 }
 
@@ -478,9 +507,9 @@ static void assert_iommu_mapped(Iommu *iommu)
 }
 
 /* The IOTLB messages since the last time */
-static GPtrArray *iommu_messages(Iommu *iommu)
+static GPtrArray *iommu_messages(VdpaTest *t)
 {
-    g_autoptr(GPtrArray) calls = vdpa_soft_messages(iommu->t->soft);
+    g_autoptr(GPtrArray) calls = vdpa_soft_messages(t->soft);
     GPtrArray *messages = vdpa_no_calls();
     unsigned i;
 
@@ -492,9 +521,9 @@ static GPtrArray *iommu_messages(Iommu *iommu)
     return messages;
 }
 
-static void assert_no_iommu_messages(Iommu *iommu, const char *what)
+static void assert_no_iommu_messages(VdpaTest *t, const char *what)
 {
-    g_autoptr(GPtrArray) messages = iommu_messages(iommu);
+    g_autoptr(GPtrArray) messages = iommu_messages(t);
     g_autoptr(GPtrArray) expected = vdpa_no_calls();
 
     vdpa_soft_assert_calls(what, messages, expected);
@@ -554,7 +583,7 @@ static GPtrArray *removals(VdpaTest *t)
 /* One batch takes away what is in @removed, and maps what the guest mapped */
 static void assert_replaced(Iommu *iommu, GPtrArray *removed)
 {
-    g_autoptr(GPtrArray) messages = iommu_messages(iommu);
+    g_autoptr(GPtrArray) messages = iommu_messages(iommu->t);
     g_autoptr(GPtrArray) expected = vdpa_no_calls();
     unsigned i;
 
@@ -678,7 +707,7 @@ static void test_viommu(const void *soft)
     vdpa_nic_prepare(nic, 0);
     g_assert_true(vdpa_nic_has(nic, VIRTIO_F_ACCESS_PLATFORM));
     iommu_buffers_map(iommu, &buffers);
-    assert_no_iommu_messages(iommu, "what is mapped for an idle device");
+    assert_no_iommu_messages(t, "what is mapped for an idle device");
     vdpa_nic_set_driver_ok(nic);
     vdpa_soft_wait(t->soft, "status == 15");
     assert_iommu_mapped(iommu);
@@ -715,7 +744,7 @@ static void test_viommu(const void *soft)
     vdpa_stop_guest(t);
     vdpa_continue_guest(t);
     vdpa_soft_wait(t->soft, "status == 15");
-    assert_no_iommu_messages(iommu, "a pause");
+    assert_no_iommu_messages(t, "a pause");
     iommu_check_data(nic, &buffers, 9);
 
     /* Nor does the device reach anything else */
@@ -986,9 +1015,10 @@ static void expect_mapped(GArray *expected, GArray *memory, uint64_t iova,
     }
 }
 
-static void assert_pieces(VdpaTest *t, unsigned node, GArray *expected)
+static void assert_pieces(VdpaTest *t, unsigned node, GArray *wanted)
 {
     g_autoptr(GArray) device = device_entries(t, node);
+    g_autoptr(GArray) expected = g_array_copy(wanted);
     unsigned i;
 
     pieces_merge(device);
@@ -1003,6 +1033,30 @@ static void assert_pieces(VdpaTest *t, unsigned node, GArray *expected)
         g_assert_cmpuint(d->perm, ==, e->perm);
     }
     g_assert_cmpuint(device->len, ==, expected->len);
+}
+
+/* What the guest has in the IOMMU comes to */
+static GArray *iommu_pieces(Iommu *iommu, GArray *memory)
+{
+    GArray *expected = pieces_new();
+    unsigned i;
+
+    for (i = 0; i < iommu->ranges->len; i++) {
+        const VdpaRange *r = &g_array_index(iommu->ranges, VdpaRange, i);
+
+        expect_mapped(expected, memory, r->first,
+                      g_array_index(iommu->gpas, uint64_t, i),
+                      r->last - r->first + 1, r->perm);
+    }
+    return expected;
+}
+
+/* The same, and where in QEMU it is */
+static void assert_iommu_pieces(Iommu *iommu, GArray *memory, unsigned node)
+{
+    g_autoptr(GArray) expected = iommu_pieces(iommu, memory);
+
+    assert_pieces(iommu->t, node, expected);
 }
 
 static void assert_nothing_mapped(VdpaTest *t, unsigned node)
@@ -1130,7 +1184,7 @@ static void test_not_memory(void)
     qvirtio_reset(nic->vdev);
     g_assert_cmpuint(virtio_iommu_unmap(iommu, iommu->domain, 0, UINT64_MAX),
                      ==, VIRTIO_IOMMU_S_OK);
-    g_array_set_size(iommu->ranges, 0);
+    iommu_forget(iommu);
     vdpa_nic_start(nic, 0);
     iommu_buffers_map(iommu, &buffers);
     assert_iommu_mapped(iommu);
@@ -1148,27 +1202,549 @@ static void test_not_memory(void)
     vdpa_end(t);
 }
 
+/**
+ * struct Kind - a machine for a test of all IOMMUs, and of none
+ * @qemu: its options
+ * @new: the guest's driver of its IOMMU, or NULL
+ */
+typedef struct Kind {
+    const char *name;
+    const char *qemu;
+    Iommu *(*new)(VdpaNic *nic);
+} Kind;
+
+static const Kind kinds[] = {
+    { "intel", INTEL_IOMMU_OPTIONS, intel_iommu_new },
+    { "virtio", VIRTIO_IOMMU_OPTIONS, iommu_new },
+    { "none", "-M q35 " VDPA_NETDEV_OPTION VDPA_NIC_OPTION
+      ",disable-legacy=on,vectors=0", NULL },
+    { "platform", "-M q35 " VDPA_NETDEV_OPTION IOMMU_NIC_OPTION ",vectors=0",
+      NULL },
+};
+
+/* All IOTLB messages since the last time are one batch of @count such ones */
+static void assert_batch(VdpaTest *t, const char *message, unsigned count)
+{
+    g_autoptr(GPtrArray) messages = iommu_messages(t);
+
+    g_assert_cmpuint(vdpa_count_calls(messages, message), ==, count);
+    g_assert_cmpuint(vdpa_count_calls(messages, "IOTLB_BATCH_BEGIN"), ==, 1);
+    g_assert_cmpuint(messages->len, ==, count + 2);
+}
+
+static void check_kind_data(VdpaNic *nic, Iommu *iommu,
+                            const IommuBuffers *buffers, unsigned seed)
+{
+    if (iommu) {
+        iommu_check_data(nic, buffers, seed);
+    } else {
+        vdpa_nic_check_data(nic, seed);
+    }
+}
+
+/* One by one */
+static void iommu_unmap_all(Iommu *iommu)
+{
+    while (iommu->ranges->len > 0) {
+        iommu_unmap(iommu, g_array_index(iommu->ranges, VdpaRange, 0).first);
+    }
+}
+
+/* For a driver that has done all the rest */
+static void start_driver(VdpaNic *nic)
+{
+    vdpa_nic_set_driver_ok(nic);
+    vdpa_soft_wait(nic->t->soft, "status == 15");
+}
+
+/* Only what is behind an IOMMU loses memory with the right to access it */
+static void test_bus_master(const void *opaque)
+{
+    const Kind *kind = opaque;
+    VdpaTest *t = vdpa_start_qemu("--map any", kind->qemu);
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    Iommu *iommu = kind->new ? kind->new(nic) : NULL;
+    g_autoptr(GArray) all = NULL;
+    IommuBuffers buffers;
+
+    vdpa_nic_start(nic, 0);
+    if (iommu) {
+        iommu_buffers_map(iommu, &buffers);
+        assert_iommu_mapped(iommu);
+    } else {
+        vdpa_assert_memory_mapped(t);
+    }
+    all = device_entries(t, 0);
+    check_kind_data(nic, iommu, &buffers, 1);
+
+    /* While it runs */
+    vdpa_soft_skip(t->soft);
+    set_bus_master(nic, false);
+    g_assert_cmphex(vdpa_nic_status(nic) & VIRTIO_CONFIG_S_DRIVER_OK, ==, 0);
+    if (iommu) {
+        assert_nothing_mapped(t, 0);
+        assert_batch(t, "IOTLB_INVALIDATE", all->len);
+    } else {
+        assert_no_iommu_messages(t, "the loss of bus mastering");
+        assert_pieces(t, 0, all);
+    }
+    set_bus_master(nic, true);
+    assert_no_iommu_messages(t, "bus mastering of a stopped device");
+    start_driver(nic);
+    assert_pieces(t, 0, all);
+    if (iommu) {
+        assert_batch(t, "IOTLB_UPDATE", all->len);
+    } else {
+        assert_no_iommu_messages(t, "a start");
+    }
+    check_kind_data(nic, iommu, &buffers, 3);
+
+    /* While the virtual machine is paused */
+    vdpa_soft_skip(t->soft);
+    vdpa_stop_guest(t);
+    set_bus_master(nic, false);
+    set_bus_master(nic, true);
+    assert_no_iommu_messages(t, "bus mastering in a pause");
+    vdpa_continue_guest(t);
+    start_driver(nic);
+    assert_pieces(t, 0, all);
+    assert_no_iommu_messages(t, "a pause");
+    check_kind_data(nic, iommu, &buffers, 5);
+
+    /* While the device is at rest */
+    qvirtio_reset(nic->vdev);
+    vdpa_soft_skip(t->soft);
+    set_bus_master(nic, false);
+    set_bus_master(nic, true);
+    vdpa_assert_no_calls(t, "bus mastering of a device at rest");
+
+    /* A driver that forgets about it at first */
+    if (iommu) {
+        iommu_unmap_all(iommu);
+    }
+    vdpa_nic_prepare(nic, 0);
+    if (iommu) {
+        iommu_buffers_map(iommu, &buffers);
+    }
+    set_bus_master(nic, false);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "faults"), ==, 0);
+    start_driver(nic);
+    if (iommu) {
+        assert_nothing_mapped(t, 0);
+        vdpa_soft_wait(t->soft, "faults >= 2");
+        set_bus_master(nic, true);
+        assert_iommu_mapped(iommu);
+        /* Rings that it could not read, a device does not look at again */
+        qvirtio_reset(nic->vdev);
+        vdpa_soft_do(t->soft, "clear");
+        iommu_unmap_all(iommu);
+        vdpa_nic_start(nic, 0);
+        iommu_buffers_map(iommu, &buffers);
+        assert_iommu_mapped(iommu);
+    }
+    check_kind_data(nic, iommu, &buffers, 7);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* Devices of the guest's that nobody uses keep domains alive */
+#define KEEPER_OPTIONS " -device pci-testdev,addr=6 -device pci-testdev,addr=7"
+#define KEEPER_SLOT 6
+#define OTHER_KEEPER_SLOT 7
+#define OTHER_DOMAIN 2
+#define BYPASS_DOMAIN 3
+
+/* The guest decides, or not, about endpoints that are in no domain */
+static void set_bypass(Iommu *iommu, bool bypass)
+{
+    qpci_io_writeb(iommu->pci->pdev, iommu->pci->bar,
+                   iommu->pci->device_cfg_offset +
+                   offsetof(struct virtio_iommu_config, bypass), bypass);
+}
+
+/* The same rings, and buffers elsewhere at the same addresses */
+static void fill_other_domain(Iommu *iommu, Iommu *other, IommuBuffers *b)
+{
+    unsigned i;
+
+    for (i = 0; i < iommu->ranges->len; i++) {
+        VdpaRange r = g_array_index(iommu->ranges, VdpaRange, i);
+        uint64_t gpa = g_array_index(iommu->gpas, uint64_t, i);
+        uint64_t *buffer = r.first == b->tx_iova ? &b->tx :
+                           r.first == b->rx_iova ? &b->rx : NULL;
+
+        if (buffer) {
+            gpa = *buffer = new_table(iommu->t);
+        }
+        iommu_set(other, r.first, gpa, r.last - r.first + 1, r.perm);
+        g_array_append_val(other->ranges, r);
+        g_array_append_val(other->gpas, gpa);
+    }
+    other->next = iommu->next;
+}
+
+/* A device that moves between domains has what the guest mapped in each */
+static void test_domains(const void *soft)
+{
+    VdpaTest *t = vdpa_start_qemu(soft, VIRTIO_IOMMU_OPTIONS KEEPER_OPTIONS);
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    IommuBuffers buffers, others, later;
+    g_autoptr(GArray) memory = NULL;
+    Iommu *iommu, *other;
+    int i;
+
+    vdpa_nic_start(nic, 0);
+    memory = guest_memory(t);
+    vdpa_nic_negotiate(nic, 0);
+    iommu = iommu_new(nic);
+    virtio_iommu_attach(iommu, KEEPER_SLOT, IOMMU_DOMAIN, 0);
+    other = iommu_new_shared(iommu, nic, OTHER_KEEPER_SLOT, OTHER_DOMAIN);
+    nic->vdev->bus = &iommu->bus;
+    vdpa_nic_start(nic, 0);
+    iommu_buffers_map(iommu, &buffers);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 1);
+
+    vdpa_soft_skip(t->soft);
+    others = buffers;
+    fill_other_domain(iommu, other, &others);
+    assert_no_iommu_messages(t, "what is mapped in another domain");
+    assert_iommu_pieces(iommu, memory, 0);
+
+    /* From one to the other and back, while it runs */
+    for (i = 0; i < 3; i++) {
+        virtio_iommu_attach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN, 0);
+        assert_iommu_pieces(other, memory, 0);
+        iommu_check_data(nic, &others, 10 + 4 * i);
+        virtio_iommu_attach(iommu, VDPA_NIC_SLOT, IOMMU_DOMAIN, 0);
+        assert_iommu_pieces(iommu, memory, 0);
+        iommu_check_data(nic, &buffers, 12 + 4 * i);
+    }
+
+    /* What changes meanwhile in a domain, it finds when it comes back */
+    vdpa_soft_skip(t->soft);
+    iommu_buffers_map(other, &later);
+    iommu_unmap(other, others.tx_iova);
+    assert_no_iommu_messages(t, "what is mapped in another domain");
+    assert_iommu_pieces(iommu, memory, 0);
+    virtio_iommu_attach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN, 0);
+    assert_iommu_pieces(other, memory, 0);
+    iommu_check_data(nic, &later, 30);
+
+    /* In none, and in one that does not translate: all of the memory */
+    virtio_iommu_detach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN);
+    assert_pieces(t, 0, memory);
+    vdpa_soft_skip(t->soft);
+    virtio_iommu_attach(iommu, VDPA_NIC_SLOT, BYPASS_DOMAIN,
+                        VIRTIO_IOMMU_ATTACH_F_BYPASS);
+    assert_no_iommu_messages(t, "another way to bypass the IOMMU");
+    assert_pieces(t, 0, memory);
+    virtio_iommu_attach(iommu, VDPA_NIC_SLOT, IOMMU_DOMAIN, 0);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 32);
+
+    /* In none, of an IOMMU that lets nothing pass: nothing */
+    set_bypass(iommu, false);
+    assert_iommu_pieces(iommu, memory, 0);
+    virtio_iommu_detach(iommu, VDPA_NIC_SLOT, IOMMU_DOMAIN);
+    assert_nothing_mapped(t, 0);
+    virtio_iommu_attach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN, 0);
+    assert_iommu_pieces(other, memory, 0);
+    iommu_check_data(nic, &later, 34);
+    virtio_iommu_detach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN);
+    set_bypass(iommu, true);
+    assert_pieces(t, 0, memory);
+
+    /* While it is at rest, nobody needs to know */
+    qvirtio_reset(nic->vdev);
+    vdpa_soft_skip(t->soft);
+    virtio_iommu_attach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN, 0);
+    virtio_iommu_attach(iommu, VDPA_NIC_SLOT, BYPASS_DOMAIN,
+                        VIRTIO_IOMMU_ATTACH_F_BYPASS);
+    virtio_iommu_attach(iommu, VDPA_NIC_SLOT, IOMMU_DOMAIN, 0);
+    vdpa_assert_no_calls(t, "domains of a device at rest");
+    iommu_unmap_all(iommu);
+    vdpa_nic_start(nic, 0);
+    iommu_buffers_map(iommu, &buffers);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 36);
+    qvirtio_reset(nic->vdev);
+    other->plain = iommu->plain;
+    iommu_free(other);
+    iommu_free(iommu);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* One message, about a range of this size */
+static void assert_change(VdpaTest *t, const char *message, uint64_t iova,
+                          uint64_t size, unsigned perm)
+{
+    g_autoptr(GPtrArray) messages = iommu_messages(t);
+    g_autoptr(GPtrArray) expected = vdpa_no_calls();
+    VdpaRange r = { .first = iova, .last = iova + size - 1, .perm = perm };
+
+    vdpa_add_call(expected, "IOTLB_BATCH_BEGIN asid=0");
+    add_range(expected, message, &r);
+    vdpa_add_call(expected, "IOTLB_BATCH_END asid=0");
+    vdpa_soft_assert_calls("one change", messages, expected);
+}
+
+/* Record what the guest mapped in another way than with iommu_map() */
+static void iommu_record(Iommu *iommu, uint64_t iova, uint64_t gpa,
+                         uint64_t size, unsigned perm)
+{
+    VdpaRange r = { .first = iova, .last = iova + size - 1, .perm = perm };
+
+    g_array_append_val(iommu->ranges, r);
+    g_array_append_val(iommu->gpas, gpa);
+}
+
+static void iommu_erase(Iommu *iommu, uint64_t iova)
+{
+    unsigned i;
+
+    for (i = 0; g_array_index(iommu->ranges, VdpaRange, i).first != iova; i++) {
+        g_assert_cmpuint(i, <, iommu->ranges->len);
+    }
+    g_array_remove_index(iommu->ranges, i);
+    g_array_remove_index(iommu->gpas, i);
+}
+
+/* Where addresses of interrupts begin; there are 1 MiB of them */
+#define VTD_INTERRUPTS 0xfee00000ull
+
+/* A page of a size that the tables can have: 4 KiB, 2 MiB, 1 GiB */
+static uint64_t level_size(unsigned level)
+{
+    return 4096ull << 9 * (level - 1);
+}
+
+static void intel_map(Iommu *iommu, uint64_t iova, unsigned level,
+                      uint64_t gpa, unsigned perm)
+{
+    intel_iommu_set(iommu, iova, level, gpa, perm);
+    intel_iommu_flush_pages(iommu, iova, level_size(level));
+    if (perm) {
+        iommu_record(iommu, iova, gpa, level_size(level), perm);
+    } else {
+        iommu_erase(iommu, iova);
+    }
+}
+
+/* Pages of all sizes, come and go as the guest's tables say */
+static void test_intel_pages(const void *opaque)
+{
+    unsigned level, levels = GPOINTER_TO_UINT(opaque);
+    uint64_t base = levels == 4 ? BIT_ULL(46) : 64 * GiB;
+    const uint64_t dimm = 4 * GiB;
+    VdpaTest *t = vdpa_start_qemu("--map any", INTEL_IOMMU_OPTIONS
+                                  " -m 128M,slots=2,maxmem=4G");
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    g_autoptr(GArray) memory = NULL;
+    IommuBuffers buffers, large;
+    uint64_t page, top;
+    Iommu *iommu;
+
+    /* For the largest pages, as 128 MiB of RAM have no room for one */
+    vdpa_add_dimm(t, 1024);
+    vdpa_nic_start(nic, 0);
+    memory = guest_memory(t);
+    vdpa_nic_negotiate(nic, 0);
+    iommu = intel_iommu_new_levels(nic, levels);
+    vdpa_nic_start(nic, 0);
+    iommu_buffers_map(iommu, &buffers);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 1);
+
+    for (level = 1; level <= 3; level++) {
+        uint64_t size = level_size(level), iova = base + size;
+
+        /* Nothing happens before the guest says that it changed something */
+        vdpa_soft_skip(t->soft);
+        intel_iommu_set(iommu, iova, level, dimm, 3);
+        vdpa_assert_no_calls(t, "a change that is not announced");
+        intel_iommu_flush_pages(iommu, iova, size);
+        iommu_record(iommu, iova, dimm, size, 3);
+        assert_change(t, "IOTLB_UPDATE", iova, size, 3);
+        assert_iommu_pieces(iommu, memory, 0);
+        large.tx = dimm + size / 2;
+        large.tx_iova = iova + size / 2;
+        large.rx = dimm + size - 1000;
+        large.rx_iova = iova + size - 1000;
+        iommu_check_data(nic, &large, 10 + 2 * level);
+        vdpa_soft_skip(t->soft);
+        intel_iommu_flush_pages(iommu, iova, size);
+        vdpa_assert_no_calls(t, "an announcement without a change");
+
+        /* Its permission, in place */
+        intel_iommu_set(iommu, iova, level, dimm, 1);
+        intel_iommu_flush_pages(iommu, iova, size);
+        iommu_erase(iommu, iova);
+        iommu_record(iommu, iova, dimm, size, 1);
+        assert_iommu_pieces(iommu, memory, 0);
+        vdpa_soft_skip(t->soft);
+        intel_map(iommu, iova, level, 0, 0);
+        assert_change(t, "IOTLB_INVALIDATE", iova, size, 0);
+        assert_iommu_pieces(iommu, memory, 0);
+    }
+
+    /* Small pages where a large one was, and the reverse */
+    intel_map(iommu, base, 2, 32 * MiB, 3);
+    assert_iommu_pieces(iommu, memory, 0);
+    intel_map(iommu, base, 2, 0, 0);
+    intel_map(iommu, base + MiB, 1, 34 * MiB, 2);
+    intel_map(iommu, base + MiB + 4096, 1, 33 * MiB, 3);
+    assert_iommu_pieces(iommu, memory, 0);
+    intel_map(iommu, base + MiB, 1, 0, 0);
+    intel_map(iommu, base + MiB + 4096, 1, 0, 0);
+    qtest_writeq(t->qts, intel_iommu_entry(iommu, base, 2), 0);
+    intel_iommu_flush_pages(iommu, base, 2 * MiB);
+    assert_iommu_pieces(iommu, memory, 0);
+    intel_map(iommu, base, 2, 36 * MiB, 3);
+    assert_iommu_pieces(iommu, memory, 0);
+
+    /* Of a page across the place of interrupts, what is not there */
+    vdpa_soft_skip(t->soft);
+    intel_map(iommu, VTD_INTERRUPTS, 2, 48 * MiB, 3);
+    assert_change(t, "IOTLB_UPDATE", VTD_INTERRUPTS + MiB, MiB, 3);
+    iommu_erase(iommu, VTD_INTERRUPTS);
+    iommu_record(iommu, VTD_INTERRUPTS + MiB, 49 * MiB, MiB, 3);
+    intel_map(iommu, VTD_INTERRUPTS - 4096, 1, 52 * MiB, 3);
+    intel_map(iommu, VTD_INTERRUPTS + 2 * MiB, 1, 53 * MiB, 3);
+    assert_iommu_pieces(iommu, memory, 0);
+    /* Tables that have nothing there any more, announced for one page */
+    qtest_writeq(t->qts, intel_iommu_entry(iommu, VTD_INTERRUPTS, 3), 0);
+    vdpa_soft_skip(t->soft);
+    intel_iommu_flush_pages(iommu, VTD_INTERRUPTS, 4096);
+    iommu_erase(iommu, VTD_INTERRUPTS - 4096);
+    iommu_erase(iommu, VTD_INTERRUPTS + MiB);
+    iommu_erase(iommu, VTD_INTERRUPTS + 2 * MiB);
+    assert_iommu_pieces(iommu, memory, 0);
+
+    /* Another page at the same address: the device sees the new one */
+    page = guest_alloc(&t->alloc, 4096);
+    iommu_erase(iommu, buffers.tx_iova);
+    intel_iommu_set(iommu, buffers.tx_iova, 1, page, 1);
+    intel_iommu_flush_pages(iommu, buffers.tx_iova, 4096);
+    iommu_record(iommu, buffers.tx_iova, page, 4096, 1);
+    buffers.tx = page;
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 20);
+
+    /* Several changes, announced for all of a domain, or of the IOMMU */
+    intel_iommu_set(iommu, base, 2, 0, 0);
+    intel_iommu_set(iommu, base + 4 * MiB, 1, 40 * MiB, 1);
+    intel_iommu_set(iommu, base + 4 * MiB + 4096, 1, 40 * MiB + 4096, 1);
+    assert_iommu_pieces(iommu, memory, 0);
+    intel_iommu_flush(iommu, VTD_DOMAIN);
+    iommu_erase(iommu, base);
+    iommu_record(iommu, base + 4 * MiB, 40 * MiB, 8192, 1);
+    assert_iommu_pieces(iommu, memory, 0);
+    intel_iommu_set(iommu, base + 4 * MiB, 1, 0, 0);
+    intel_iommu_set(iommu, base + 4 * MiB + 4096, 1, 0, 0);
+    intel_iommu_set(iommu, base + 6 * MiB, 2, 42 * MiB, 3);
+    intel_iommu_flush(iommu, VTD_ALL_PAGES);
+    iommu_erase(iommu, base + 4 * MiB);
+    iommu_record(iommu, base + 6 * MiB, 42 * MiB, 2 * MiB, 3);
+    assert_iommu_pieces(iommu, memory, 0);
+    vdpa_soft_skip(t->soft);
+    intel_iommu_flush(iommu, VTD_ALL_PAGES);
+    intel_iommu_flush(iommu, VTD_DOMAIN);
+    intel_iommu_flush_pages(iommu, base + 128 * GiB, GiB);
+    intel_iommu_flush_pages(iommu, 0, 4096);
+    vdpa_assert_no_calls(t, "announcements without a change");
+    iommu_check_data(nic, &buffers, 22);
+
+    /* The device leaves its domain, and comes back */
+    intel_iommu_set_context(iommu, 0, VTD_ONE_CONTEXT);
+    assert_nothing_mapped(t, 0);
+    intel_iommu_set_context(iommu, iommu->top | 1, VTD_ONE_CONTEXT);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 24);
+
+    /* It is passed through, and is not */
+    intel_iommu_set_context(iommu, VTD_PASS_THROUGH | 1, VTD_ONE_CONTEXT);
+    assert_pieces(t, 0, memory);
+    intel_iommu_set_context(iommu, iommu->top | 1, VTD_ONE_CONTEXT);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 26);
+
+    /* Other tables, for another domain, and back */
+    top = iommu->top;
+    iommu->top = new_table(t);
+    iommu->domain = OTHER_DOMAIN;
+    intel_iommu_set(iommu, base, 2, 44 * MiB, 3);
+    intel_iommu_set_context(iommu, iommu->top | 1, VTD_ONE_CONTEXT);
+    {
+        g_autoptr(GArray) expected = pieces_new();
+
+        expect_mapped(expected, memory, base, 44 * MiB, 2 * MiB, 3);
+        assert_pieces(t, 0, expected);
+    }
+    iommu->top = top;
+    iommu->domain = IOMMU_DOMAIN;
+    intel_iommu_set_context(iommu, iommu->top | 1, VTD_ALL_CONTEXTS);
+    intel_iommu_flush(iommu, VTD_ALL_PAGES);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 28);
+
+    /* A new start finds what was there, or what is there by now */
+    qvirtio_reset(nic->vdev);
+    intel_map(iommu, base + GiB, 3, dimm, 3);
+    vdpa_nic_start(nic, 0);
+    iommu_buffers_map(iommu, &buffers);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 30);
+    disable_intel_iommu(t);
+    assert_pieces(t, 0, memory);
+    iommu_free(iommu);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+static void add_kinds(const char *name, const Kind *k, unsigned count,
+                      GTestDataFunc function)
+{
+    unsigned i;
+
+    for (i = 0; i < count; i++) {
+        g_autofree char *path = g_strdup_printf("vhost-vdpa/iommu/%s/%s", name,
+                                                k[i].name);
+
+        qtest_add_data_func(path, &k[i], function);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    if (qtest_has_machine("q35") && qtest_has_device("intel-iommu")) {
-        qtest_add_data_func("vhost-vdpa/memory/viommu-off", IOMMU_NIC_OPTION,
-                            test_viommu_off);
-        qtest_add_data_func("vhost-vdpa/memory/viommu-none",
-                            VDPA_NIC_OPTION ",disable-legacy=on,"
-                            "iommu_platform=off", test_viommu_off);
-        qtest_add_func("vhost-vdpa/memory/viommu-not-followed",
-                       test_viommu_not_followed);
-        qtest_add_func("vhost-vdpa/memory/viommu-intel", test_viommu_intel);
+    if (!qtest_has_machine("q35") || !qtest_has_device("intel-iommu") ||
+        !qtest_has_device("virtio-iommu-pci")) {
+        return 0;
     }
-    if (qtest_has_machine("q35") && qtest_has_device("virtio-iommu-pci")) {
-        qtest_add_data_func("vhost-vdpa/memory/viommu", "--map any",
-                            test_viommu);
-        qtest_add_data_func("vhost-vdpa/memory/viommu-no-persist",
-                            "--map any --persist off", test_viommu);
-        qtest_add_func("vhost-vdpa/memory/viommu-reboot",
-                       test_viommu_reboot);
-        qtest_add_func("vhost-vdpa/iommu/not-memory", test_not_memory);
-    }
+    qtest_add_data_func("vhost-vdpa/memory/viommu-off", IOMMU_NIC_OPTION,
+                        test_viommu_off);
+    qtest_add_data_func("vhost-vdpa/memory/viommu-none",
+                        VDPA_NIC_OPTION ",disable-legacy=on,"
+                        "iommu_platform=off", test_viommu_off);
+    qtest_add_func("vhost-vdpa/memory/viommu-not-followed",
+                   test_viommu_not_followed);
+    qtest_add_func("vhost-vdpa/memory/viommu-intel", test_viommu_intel);
+    qtest_add_data_func("vhost-vdpa/memory/viommu", "--map any", test_viommu);
+    qtest_add_data_func("vhost-vdpa/memory/viommu-no-persist",
+                        "--map any --persist off", test_viommu);
+    qtest_add_func("vhost-vdpa/memory/viommu-reboot", test_viommu_reboot);
+    qtest_add_func("vhost-vdpa/iommu/not-memory", test_not_memory);
+    add_kinds("bus-master", kinds, 4, test_bus_master);
+    qtest_add_data_func("vhost-vdpa/iommu/domains/batch", "--map any",
+                        test_domains);
+    qtest_add_data_func("vhost-vdpa/iommu/domains/no-batch",
+                        "--map any --dma-map --backend-features 1fa",
+                        test_domains);
+    qtest_add_data_func("vhost-vdpa/iommu/pages/39-bits", GUINT_TO_POINTER(3),
+                        test_intel_pages);
+    qtest_add_data_func("vhost-vdpa/iommu/pages/48-bits", GUINT_TO_POINTER(4),
+                        test_intel_pages);
     return g_test_run();
 }
