@@ -160,7 +160,11 @@ static void explain(VhostVDPAMemory *m, Error *cause, Error **errp)
     struct rlimit limit;
 
     vhost_vdpa_iotlb_stats(m->iotlb, VHOST_VDPA_GUEST_ASID, &stats);
-    if (!failure || failure->step == VHOST_VDPA_IOTLB_STEP_RANGE) {
+    if ((!failure || failure->step == VHOST_VDPA_IOTLB_STEP_RANGE) &&
+        !QLIST_EMPTY(&m->views)) {
+        advice = "the guest's driver of the virtual IOMMU chose it: set "
+                 "aw-bits of that to what the device can use";
+    } else if (!failure || failure->step == VHOST_VDPA_IOTLB_STEP_RANGE) {
         advice = "give the guest less memory, or a machine type that puts it "
                  "at addresses the device can use";
     } else if (failure->step == VHOST_VDPA_IOTLB_STEP_MAP &&

@@ -1698,6 +1698,203 @@ static void test_intel_pages(const void *opaque)
     vdpa_end(t);
 }
 
+/* Start the driver with what is mapped for a device at rest */
+static void start_mapped(VdpaNic *nic, Iommu *iommu, IommuBuffers *buffers)
+{
+    vdpa_nic_prepare(nic, 0);
+    iommu_buffers_map(iommu, buffers);
+    start_driver(nic);
+}
+
+/* An address that the device cannot use: it says so, and nothing is lost */
+static void test_out_of_range(const void *opaque)
+{
+    const Kind *kind = opaque;
+    const char *complaint = "'" VDPA_NODE "'.*0x800000000-0x800000fff.*"
+                            "range 0x0-0x7ffffffff.*aw-bits";
+    VdpaTest *t = vdpa_start_qemu("--map any --iova-range 0-7ffffffff",
+                                  kind->qemu);
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    g_autoptr(GArray) memory = NULL;
+    uint64_t far = 32 * GiB - 4096, gpa;
+    IommuBuffers buffers;
+    Iommu *iommu;
+    int i;
+
+    vdpa_nic_start(nic, 0);
+    memory = guest_memory(t);
+    vdpa_nic_negotiate(nic, 0);
+    iommu = kind->new(nic);
+    start_mapped(nic, iommu, &buffers);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 1);
+
+    /* The last page that it can use, then one more */
+    gpa = guest_alloc(&t->alloc, 4 * 4096);
+    iommu_set(iommu, far, gpa, 4096, 3);
+    iommu_record(iommu, far, gpa, 4096, 3);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 3);
+    vdpa_soft_skip(t->soft);
+    iommu_set(iommu, far + 4096, gpa + 4096, 4096, 3);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, complaint);
+    assert_iommu_pieces(iommu, memory, 0);
+
+    /* Not even a start works, until the guest has taken it back */
+    for (i = 0; i < 2; i++) {
+        vdpa_nic_prepare(nic, 0);
+        vdpa_nic_set_driver_ok(nic);
+        vdpa_nic_wait_needs_reset(nic);
+        vdpa_take_error(t, complaint);
+        g_assert_cmpuint(vdpa_soft_number(t->soft, "status"), ==, 0);
+    }
+    qvirtio_reset(nic->vdev);
+    iommu_set(iommu, far + 4096, 0, 4096, 0);
+    iommu_unmap_all(iommu);
+    start_mapped(nic, iommu, &buffers);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 5);
+    iommu_free(iommu);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+static uint64_t node_number(VdpaTest *t, unsigned node, const char *key)
+{
+    QDict *stats = vdpa_soft_request(t->soft, "stats node=%u", node);
+    uint64_t value = get_u64(stats, key);
+
+    qobject_unref(stats);
+    return value;
+}
+
+/* One interrupt may stand for two rings: look at the ring itself */
+static void poll_used(VdpaNic *nic, QVirtQueue *vq, uint32_t head,
+                      uint32_t size)
+{
+    int64_t end = g_get_monotonic_time() + VDPA_DEADLINE_US;
+    uint32_t got, len;
+
+    while (!qvirtqueue_get_buf(nic->t->qts, vq, &got, &len)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+    }
+    g_assert_cmpuint(got, ==, head);
+    g_assert_cmpuint(len, ==, size);
+}
+
+/* What the second device sends, its wire gives back to it */
+static void check_looped_data(VdpaNic *nic, const IommuBuffers *b,
+                              unsigned seed)
+{
+    size_t frame_size = IOMMU_FRAME_SIZE, size = VDPA_HEADER_SIZE + frame_size;
+    QVirtQueue *rx = vdpa_nic_rx(nic, 0), *tx = vdpa_nic_tx(nic, 0);
+    g_autofree uint8_t *frame = g_malloc(frame_size);
+    QTestState *qts = nic->t->qts;
+    uint32_t rx_head, tx_head;
+
+    vdpa_make_frame(frame, frame_size, seed);
+    qtest_memset(qts, b->tx, 0, VDPA_HEADER_SIZE);
+    qtest_memwrite(qts, b->tx + VDPA_HEADER_SIZE, frame, frame_size);
+    qtest_memset(qts, b->rx, 0xee, size);
+    rx_head = qvirtqueue_add(qts, rx, b->rx_iova, size, true, false);
+    vdpa_nic_offer(nic, rx, rx_head);
+    tx_head = qvirtqueue_add(qts, tx, b->tx_iova, size, false, false);
+    vdpa_nic_offer(nic, tx, tx_head);
+    poll_used(nic, tx, tx_head, 0);
+    poll_used(nic, rx, rx_head, size);
+    vdpa_assert_mem(nic->t, b->rx + VDPA_HEADER_SIZE, frame, frame_size);
+    qvirtqueue_reset_pool(tx);
+    qvirtqueue_reset_pool(rx);
+}
+
+#define SECOND_NIC_SLOT 8
+
+/* Two devices, each in a domain of its own, then both in one */
+static void test_two_devices(void)
+{
+    VdpaTest *t = vdpa_start_qemu("--map any --node --map any",
+                                  VIRTIO_IOMMU_OPTIONS KEEPER_OPTIONS
+                                  " -netdev vhost-vdpa,id=net1,"
+                                  "vhostdev=/dev/vhost-vdpa-1"
+                                  " -device virtio-net-pci,netdev=net1,addr=8,"
+                                  "romfile=,disable-legacy=on,"
+                                  "iommu_platform=on,vectors=0");
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    VdpaNic *second = vdpa_nic_new_intx(t, SECOND_NIC_SLOT);
+    g_autoptr(GArray) memory = NULL, both = NULL;
+    IommuBuffers buffers, others, shared;
+    Iommu *iommu, *other;
+    uint64_t messages;
+
+    vdpa_nic_start(nic, 0);
+    memory = guest_memory(t);
+    vdpa_nic_negotiate(nic, 0);
+    iommu = iommu_new(nic);
+    other = iommu_new_shared(iommu, second, SECOND_NIC_SLOT, OTHER_DOMAIN);
+    start_mapped(nic, iommu, &buffers);
+    vdpa_nic_prepare(second, 0);
+    iommu_buffers_map(other, &others);
+    vdpa_nic_set_driver_ok(second);
+    vdpa_soft_do(t->soft, "wait status == 15 %d node=1",
+                 VDPA_SOFT_DEADLINE_MS);
+    assert_iommu_pieces(iommu, memory, 0);
+    /* The same addresses for other memory */
+    g_assert_cmphex(buffers.tx_iova, ==, others.tx_iova);
+    g_assert_cmphex(buffers.tx, !=, others.tx);
+    {
+        g_autoptr(GArray) device = device_entries(t, 1);
+        g_autoptr(GArray) expected = iommu_pieces(other, memory);
+
+        g_assert_cmpuint(device->len, ==, expected->len);
+    }
+    assert_iommu_pieces(other, memory, 1);
+    iommu_check_data(nic, &buffers, 1);
+    check_looped_data(second, &others, 3);
+
+    /* What the one loses, the other does not even hear of */
+    messages = node_number(t, 1, "messages");
+    iommu_unmap(iommu, buffers.tx_iova);
+    assert_iommu_pieces(iommu, memory, 0);
+    assert_iommu_pieces(other, memory, 1);
+    g_assert_cmpuint(node_number(t, 1, "messages"), ==, messages);
+    check_looped_data(second, &others, 4);
+    vdpa_nic_free_vqs(second);
+    messages = node_number(t, 0, "messages");
+    virtio_iommu_detach(iommu, SECOND_NIC_SLOT, OTHER_DOMAIN);
+    g_assert_cmpuint(node_number(t, 0, "messages"), ==, messages);
+
+    /* Both in one: what is there is the second's too, and what comes */
+    virtio_iommu_attach(iommu, SECOND_NIC_SLOT, IOMMU_DOMAIN, 0);
+    assert_iommu_pieces(iommu, memory, 1);
+    shared.tx = guest_alloc(&t->alloc, 4096);
+    shared.tx_iova = iommu_map(iommu, shared.tx, 4096, 3);
+    shared.rx = guest_alloc(&t->alloc, 4096);
+    shared.rx_iova = iommu_map(iommu, shared.rx, 4096, 3);
+    assert_iommu_pieces(iommu, memory, 0);
+    assert_iommu_pieces(iommu, memory, 1);
+    iommu_check_data(nic, &shared, 5);
+    vdpa_nic_negotiate(second, 0);
+    second->vdev->bus = &iommu->bus;
+    vdpa_nic_prepare(second, 0);
+    vdpa_nic_set_driver_ok(second);
+    vdpa_soft_do(t->soft, "wait status == 15 %d node=1",
+                 VDPA_SOFT_DEADLINE_MS);
+    assert_iommu_pieces(iommu, memory, 0);
+    assert_iommu_pieces(iommu, memory, 1);
+    check_looped_data(second, &shared, 7);
+    iommu_unmap(iommu, shared.tx_iova);
+    assert_iommu_pieces(iommu, memory, 0);
+    assert_iommu_pieces(iommu, memory, 1);
+    g_assert_cmpuint(node_number(t, 1, "faults"), ==, 0);
+    second->vdev->bus = &other->bus;
+    iommu_free(other);
+    iommu_free(iommu);
+    vdpa_nic_free(nic);
+    vdpa_nic_free(second);
+    vdpa_end(t);
+}
+
 static void add_kinds(const char *name, const Kind *k, unsigned count,
                       GTestDataFunc function)
 {
@@ -1741,5 +1938,7 @@ int main(int argc, char **argv)
                         test_intel_pages);
     qtest_add_data_func("vhost-vdpa/iommu/pages/48-bits", GUINT_TO_POINTER(4),
                         test_intel_pages);
+    add_kinds("out-of-range", kinds, 2, test_out_of_range);
+    qtest_add_func("vhost-vdpa/iommu/two-devices", test_two_devices);
     return g_test_run();
 }
