@@ -1081,11 +1081,16 @@ void vhost_vdpa_iotlb_free(VhostVDPAIOTLB *iotlb)
     for (guint i = 0; i < iotlb->spaces->len; i++) {
         IOTLBSpace *space = g_ptr_array_index(iotlb->spaces, i);
 
-        map_clear(&space->desired);
         map_clear(&space->programmed);
         map_clear(&space->held);
-        map_clear(&space->dirty);
         space_release(space);
+    }
+    /* Dropping references may have led back to any of them */
+    for (guint i = 0; i < iotlb->spaces->len; i++) {
+        IOTLBSpace *space = g_ptr_array_index(iotlb->spaces, i);
+
+        map_clear(&space->desired);
+        map_clear(&space->dirty);
         g_ptr_array_free(space->limbo, true);
         g_free(space);
     }

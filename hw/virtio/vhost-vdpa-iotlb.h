@@ -214,7 +214,8 @@ VhostVDPAIOTLB *vhost_vdpa_iotlb_new(const VhostVDPAIOTLBOps *ops,
  * @iotlb: the reconciler, or NULL
  *
  * Sends no message, because closing the device drops everything; the device
- * must be closed, or unable to access memory, by then.  Drops all references.
+ * must be closed, or unable to access memory, by then.  Drops all references;
+ * what that leads to may change what is desired, but must not commit it.
  */
 void vhost_vdpa_iotlb_free(VhostVDPAIOTLB *iotlb);
 

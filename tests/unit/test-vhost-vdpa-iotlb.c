@@ -2569,6 +2569,7 @@ static void test_address_spaces(void)
 typedef struct Reentry {
     VhostVDPAIOTLB *iotlb;
     unsigned maps, unmaps, refs;
+    bool freeing;
 } Reentry;
 
 static int reentry_batch(void *opaque, uint32_t asid)
@@ -2604,8 +2605,10 @@ static void reentry_unref(void *opaque, void *owner)
         vhost_vdpa_iotlb_del(r->iotlb, 0, 4 * PAGE, 5 * PAGE - 1);
         vhost_vdpa_iotlb_add(r->iotlb, 1, 0, PAGE - 1, PAGE, RW, &owners[3],
                              false, &error_abort);
-        vhost_vdpa_iotlb_commit(r->iotlb, 0, NULL, &error_abort);
-        vhost_vdpa_iotlb_commit(r->iotlb, 1, NULL, &error_abort);
+        if (!r->freeing) {
+            vhost_vdpa_iotlb_commit(r->iotlb, 0, NULL, &error_abort);
+            vhost_vdpa_iotlb_commit(r->iotlb, 1, NULL, &error_abort);
+        }
     }
 }
 
@@ -2633,6 +2636,14 @@ static void test_reentry(void)
     g_assert_cmpuint(r.maps, ==, 3);
     g_assert_cmpuint(r.unmaps, ==, 2);
     g_assert_cmpuint(r.refs, ==, 1);
+
+    /* Even when all are dropped */
+    vhost_vdpa_iotlb_add(r.iotlb, 2, 0, PAGE - 1, PAGE, RW, &owners[1],
+                         false, &error_abort);
+    vhost_vdpa_iotlb_commit(r.iotlb, 2, NULL, &error_abort);
+    vhost_vdpa_iotlb_add(r.iotlb, 0, 4 * PAGE, 5 * PAGE - 1, PAGE, RW,
+                         &owners[2], false, &error_abort);
+    r.freeing = true;
     vhost_vdpa_iotlb_free(r.iotlb);
     g_assert_cmpuint(r.refs, ==, 0);
 }
