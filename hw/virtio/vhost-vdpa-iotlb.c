@@ -101,9 +101,6 @@ typedef struct IOTLBRun {
     IOTLBMap again;                     /* still dirty afterwards */
 } IOTLBRun;
 
-/* Returns false to stop */
-typedef bool (*IOTLBPieceFunc)(const VhostVDPAIOTLBRange *piece, void *data);
-
 static uint64_t iotlb_pages(const VhostVDPAIOTLB *iotlb,
                             uint64_t first, uint64_t last)
 {
@@ -115,6 +112,13 @@ static uint64_t iotlb_bytes(const VhostVDPAIOTLB *iotlb, uint64_t pages)
 {
     return pages > UINT64_MAX / iotlb->page_size ? UINT64_MAX
                                                  : pages * iotlb->page_size;
+}
+
+static uint64_t sum_bytes(uint64_t a, uint64_t b)
+{
+    uint64_t sum;
+
+    return uadd64_overflow(a, b, &sum) ? UINT64_MAX : sum;
 }
 
 static bool iotlb_aligned(const VhostVDPAIOTLB *iotlb,
@@ -388,6 +392,15 @@ static IOTLBNode *space_outside(IOTLBSpace *space)
     return node;
 }
 
+/* Does @desired ask for what @entry has at @addr, which is in both? */
+static bool node_matches(IOTLBSpace *space, const IOTLBNode *desired,
+                         const IOTLBNode *entry, uint64_t addr)
+{
+    return desired->perm == entry->perm &&
+           map_uaddr(&space->desired, desired, addr) ==
+           map_uaddr(&space->programmed, entry, addr);
+}
+
 /* Is each page of [first, last], part of @entry, desired as it is? */
 static bool space_matches(IOTLBSpace *space, const IOTLBNode *entry,
                           uint64_t first, uint64_t last)
@@ -400,9 +413,8 @@ static bool space_matches(IOTLBSpace *space, const IOTLBNode *entry,
     }
 
     node = map_first(&space->desired, first, last);
-    while (node && node->it.start <= first && node->perm == entry->perm &&
-           map_uaddr(&space->desired, node, first) ==
-           map_uaddr(&space->programmed, entry, first)) {
+    while (node && node->it.start <= first &&
+           node_matches(space, node, entry, first)) {
         if (node->it.last >= last) {
             return true;
         }
@@ -416,21 +428,22 @@ static bool space_matches(IOTLBSpace *space, const IOTLBNode *entry,
 static uint64_t space_unmatched(IOTLBSpace *space, const IOTLBNode *entry,
                                 uint64_t first, uint64_t last)
 {
-    uint64_t pages = last / space->iotlb->page_size -
-                     first / space->iotlb->page_size + 1;
+    VhostVDPAIOTLB *iotlb = space->iotlb;
+    uint64_t pages = iotlb_pages(iotlb, first, last);
     IOTLBNode *node;
 
-    for (node = map_first(&space->desired, first, last); node;
-         node = map_next(&space->desired, node, first, last)) {
-        uint64_t start = MAX(first, node->it.start);
-        uint64_t end = MIN(last, node->it.last);
+    first = MAX(first, iotlb->usable_first);
+    last = MIN(last, iotlb->usable_last);
+    for (node = first <= last ? map_first(&space->desired, first, last) : NULL;
+         node; node = map_next(&space->desired, node, first, last)) {
+        uint64_t a = MAX(first, node->it.start);
+        uint64_t b = MIN(last, node->it.last);
 
-        if (space_matches(space, entry, start, end)) {
-            pages -= (end - start) / space->iotlb->page_size + 1;
+        if (node_matches(space, node, entry, a)) {
+            pages -= iotlb_pages(iotlb, a, b);
         }
     }
-    return pages > UINT64_MAX / space->iotlb->page_size ?
-           UINT64_MAX : pages * space->iotlb->page_size;
+    return iotlb_bytes(iotlb, pages);
 }
 
 /*
@@ -467,10 +480,9 @@ static bool space_find_doomed(IOTLBSpace *space, GPtrArray *doomed)
     return found;
 }
 
-/* Hand out [first, last], part of @node, in pieces that make good entries */
-static bool space_missing_piece(IOTLBSpace *space, const IOTLBNode *node,
-                                uint64_t first, uint64_t last,
-                                IOTLBPieceFunc func, void *data)
+/* Append [first, last], part of @node, in pieces that make good entries */
+static void space_add_pieces(IOTLBSpace *space, const IOTLBNode *node,
+                             uint64_t first, uint64_t last, GArray *pieces)
 {
     uint64_t limit = space->iotlb->small_limit;
 
@@ -489,11 +501,9 @@ static bool space_missing_piece(IOTLBSpace *space, const IOTLBNode *node,
             /* The size of all IOVAs is one more than a message can hold */
             piece.last = INT64_MAX;
         }
-        if (!func(&piece, data)) {
-            return false;
-        }
+        g_array_append_val(pieces, piece);
         if (piece.last == last) {
-            return true;
+            break;
         }
         first = piece.last + 1;
     }
@@ -503,14 +513,14 @@ static bool space_missing_piece(IOTLBSpace *space, const IOTLBNode *node,
  * Find what is desired, but not programmed, and can be.  Doomed entries count
  * as gone.
  *
- * Calls @func in ascending order.  Pieces that touch and could be one are one:
- * "desired" has joined what goes together, and as missing pages are dirty,
- * touching ones are in the same dirty range.  Returns false if @func did.
+ * Returns VhostVDPAIOTLBRange in ascending order.  Pieces that touch and could
+ * be one are one: "desired" has joined what goes together, and as missing
+ * pages are dirty, touching ones are in the same dirty range.
  */
-static bool space_find_missing(IOTLBSpace *space, IOTLBPieceFunc func,
-                               void *data)
+static GArray *space_find_missing(IOTLBSpace *space)
 {
     VhostVDPAIOTLB *iotlb = space->iotlb;
+    GArray *missing = g_array_new(false, false, sizeof(VhostVDPAIOTLBRange));
     IOTLBNode *dirty, *node, *entry;
 
     for (dirty = map_first(&space->dirty, 0, UINT64_MAX); dirty;
@@ -533,10 +543,9 @@ static bool space_find_missing(IOTLBSpace *space, IOTLBPieceFunc func,
                 if (entry->doomed) {
                     continue;
                 }
-                if (entry->it.start > pos &&
-                    !space_missing_piece(space, node, pos,
-                                         entry->it.start - 1, func, data)) {
-                    return false;
+                if (entry->it.start > pos) {
+                    space_add_pieces(space, node, pos, entry->it.start - 1,
+                                     missing);
                 }
                 if (entry->it.last >= end) {
                     covered = true;
@@ -544,24 +553,12 @@ static bool space_find_missing(IOTLBSpace *space, IOTLBPieceFunc func,
                     pos = entry->it.last + 1;
                 }
             }
-            if (!covered &&
-                !space_missing_piece(space, node, pos, end, func, data)) {
-                return false;
+            if (!covered) {
+                space_add_pieces(space, node, pos, end, missing);
             }
         }
     }
-    return true;
-}
-
-static bool piece_stop(const VhostVDPAIOTLBRange *piece, void *data)
-{
-    return false;
-}
-
-static bool piece_collect(const VhostVDPAIOTLBRange *piece, void *data)
-{
-    g_array_append_vals(data, piece, 1);
-    return true;
+    return missing;
 }
 
 /* Commits and withdrawals */
@@ -815,9 +812,7 @@ static void run_sync_owners(IOTLBRun *run)
                 uint64_t a = MAX(node_first, entry->it.start);
                 uint64_t b = MIN(node_last, entry->it.last);
 
-                if (node->perm != entry->perm ||
-                    map_uaddr(&space->desired, node, a) !=
-                    map_uaddr(&space->programmed, entry, a)) {
+                if (!node_matches(space, node, entry, a)) {
                     continue;
                 }
                 held = map_first(&space->held, a, b);
@@ -932,8 +927,7 @@ static bool space_commit(IOTLBSpace *space, uint64_t budget,
     VhostVDPAIOTLB *iotlb = space->iotlb;
     IOTLBSpace *open = iotlb->open;
     g_autoptr(GPtrArray) doomed = g_ptr_array_new();
-    g_autoptr(GArray) missing = g_array_new(false, false,
-                                            sizeof(VhostVDPAIOTLBRange));
+    g_autoptr(GArray) missing = NULL;
     IOTLBNode *outside;
     IOTLBMap old;
     IOTLBRun run;
@@ -953,7 +947,7 @@ static bool space_commit(IOTLBSpace *space, uint64_t budget,
 
         dirty_put(&space->dirty, entry->it.start, entry->it.last);
     }
-    space_find_missing(space, piece_collect, missing);
+    missing = space_find_missing(space);
 
     if (doomed->len || missing->len || open == space) {
         bool ready = run_begin(&run, lone_message(iotlb, doomed, missing));
@@ -973,8 +967,8 @@ static bool space_commit(IOTLBSpace *space, uint64_t budget,
 
         if (run.report.unmaps < doomed->len) {
             /* An entry that stays hides what should replace it */
-            g_array_set_size(missing, 0);
-            space_find_missing(space, piece_collect, missing);
+            g_array_free(missing, true);
+            missing = space_find_missing(space);
         }
         for (guint i = 0; i < missing->len; i++) {
             run_map_some(&run, &g_array_index(missing, VhostVDPAIOTLBRange,
@@ -1020,13 +1014,6 @@ static bool space_withdraw(IOTLBSpace *space, VhostVDPAIOTLBReport *report,
         run_end(&run);
     }
     return run_finish(&run, open, report, errp);
-}
-
-static uint64_t sum_bytes(uint64_t a, uint64_t b)
-{
-    uint64_t sum;
-
-    return uadd64_overflow(a, b, &sum) ? UINT64_MAX : sum;
 }
 
 static void map_foreach(IOTLBMap *map, VhostVDPAIOTLBFunc func, void *data)
@@ -1228,9 +1215,10 @@ bool vhost_vdpa_iotlb_dirty(VhostVDPAIOTLB *iotlb, uint32_t asid)
 {
     IOTLBSpace *space = iotlb_find(iotlb, asid);
 
-    return space && (iotlb->open == space ||
-                     space_find_doomed(space, NULL) ||
-                     !space_find_missing(space, piece_stop, NULL));
+    g_autoptr(GArray) missing = space ? space_find_missing(space) : NULL;
+
+    return space && (iotlb->open == space || missing->len ||
+                     space_find_doomed(space, NULL));
 }
 
 uint64_t vhost_vdpa_iotlb_obsolete(VhostVDPAIOTLB *iotlb, uint32_t asid)
@@ -1248,11 +1236,10 @@ uint64_t vhost_vdpa_iotlb_obsolete(VhostVDPAIOTLB *iotlb, uint32_t asid)
 
         for (entry = map_first(&space->programmed, first, last); entry;
              entry = map_next(&space->programmed, entry, first, last)) {
-            uint64_t more = space_unmatched(space, entry,
-                                            MAX(first, entry->it.start),
-                                            MIN(last, entry->it.last));
-
-            bytes = more > UINT64_MAX - bytes ? UINT64_MAX : bytes + more;
+            bytes = sum_bytes(bytes,
+                              space_unmatched(space, entry,
+                                              MAX(first, entry->it.start),
+                                              MIN(last, entry->it.last)));
         }
     }
     return bytes;
@@ -1283,22 +1270,6 @@ bool vhost_vdpa_iotlb_withdraw(VhostVDPAIOTLB *iotlb, uint32_t asid,
     return space_withdraw(iotlb_get(iotlb, asid), report, errp);
 }
 
-void vhost_vdpa_iotlb_forget(VhostVDPAIOTLB *iotlb)
-{
-    iotlb->open = NULL;
-    for (guint i = 0; i < iotlb->spaces->len; i++) {
-        IOTLBSpace *space = g_ptr_array_index(iotlb->spaces, i);
-
-        map_clear(&space->programmed);
-        map_clear(&space->held);
-        dirty_put(&space->dirty, 0, UINT64_MAX);
-        space->failed = false;
-    }
-    for (guint i = 0; i < iotlb->spaces->len; i++) {
-        space_release(g_ptr_array_index(iotlb->spaces, i));
-    }
-}
-
 const VhostVDPAIOTLBFailure *
 vhost_vdpa_iotlb_failure(VhostVDPAIOTLB *iotlb, uint32_t asid)
 {
@@ -1327,22 +1298,6 @@ void vhost_vdpa_iotlb_foreach_programmed(VhostVDPAIOTLB *iotlb, uint32_t asid,
     }
 }
 
-static void stats_add(VhostVDPAIOTLBStats *stats, const IOTLBSpace *space)
-{
-    const VhostVDPAIOTLB *iotlb = space->iotlb;
-
-    stats->ranges_desired += space->desired.nodes;
-    stats->bytes_desired = sum_bytes(stats->bytes_desired,
-                                     iotlb_bytes(iotlb, space->desired.pages));
-    stats->entries += space->programmed.nodes;
-    stats->bytes = sum_bytes(stats->bytes,
-                             iotlb_bytes(iotlb, space->programmed.pages));
-    stats->messages += space->messages;
-    stats->bytes_mapped = sum_bytes(stats->bytes_mapped,
-                                    iotlb_bytes(iotlb, space->pages_mapped));
-    stats->lookups += space->lookups;
-}
-
 void vhost_vdpa_iotlb_stats(VhostVDPAIOTLB *iotlb, uint32_t asid,
                             VhostVDPAIOTLBStats *stats)
 {
@@ -1350,15 +1305,12 @@ void vhost_vdpa_iotlb_stats(VhostVDPAIOTLB *iotlb, uint32_t asid,
 
     *stats = (VhostVDPAIOTLBStats) { 0 };
     if (space) {
-        stats_add(stats, space);
-    }
-}
-
-void vhost_vdpa_iotlb_stats_all(VhostVDPAIOTLB *iotlb,
-                                VhostVDPAIOTLBStats *stats)
-{
-    *stats = (VhostVDPAIOTLBStats) { 0 };
-    for (guint i = 0; i < iotlb->spaces->len; i++) {
-        stats_add(stats, g_ptr_array_index(iotlb->spaces, i));
+        stats->ranges_desired = space->desired.nodes;
+        stats->bytes_desired = iotlb_bytes(iotlb, space->desired.pages);
+        stats->entries = space->programmed.nodes;
+        stats->bytes = iotlb_bytes(iotlb, space->programmed.pages);
+        stats->messages = space->messages;
+        stats->bytes_mapped = iotlb_bytes(iotlb, space->pages_mapped);
+        stats->lookups = space->lookups;
     }
 }

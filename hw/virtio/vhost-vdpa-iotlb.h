@@ -53,8 +53,9 @@ typedef enum VhostVDPAIOTLBPerm {
  *       @first..@last of @asid.  @last - @first + 1 never overflows.
  * @unmap: take away one range, with the bounds it was mapped with
  * @ref: @owner's memory starts being programmed; called after the message
- *       was accepted.  Calls nest.  Optional (together with @unref), never
- *       called for an owner of NULL.
+ *       was accepted.  Calls nest.  Must not call back into the reconciler
+ *       either.  Optional (together with @unref), never called for an owner of
+ *       NULL.
  * @unref: opposite of @ref.  Called when the device can no longer reach the
  *         memory: after the end of the batch, or the lone message, that took
  *         it away, at the end of the function that sent it.  May call back
@@ -432,17 +433,6 @@ bool vhost_vdpa_iotlb_withdraw(VhostVDPAIOTLB *iotlb, uint32_t asid,
                                VhostVDPAIOTLBReport *report, Error **errp);
 
 /**
- * vhost_vdpa_iotlb_forget: nothing is programmed any more
- *
- * @iotlb: the reconciler
- *
- * To be called after the file was closed or handed over.  Sends no message
- * and drops all references.  What is desired stays desired, and the next
- * commit maps it.  Failures are cleared.
- */
-void vhost_vdpa_iotlb_forget(VhostVDPAIOTLB *iotlb);
-
-/**
  * vhost_vdpa_iotlb_failure: why the last commit or withdrawal failed
  *
  * @iotlb: the reconciler
@@ -486,14 +476,5 @@ void vhost_vdpa_iotlb_foreach_programmed(VhostVDPAIOTLB *iotlb, uint32_t asid,
  */
 void vhost_vdpa_iotlb_stats(VhostVDPAIOTLB *iotlb, uint32_t asid,
                             VhostVDPAIOTLBStats *stats);
-
-/**
- * vhost_vdpa_iotlb_stats_all: totals of all address spaces
- *
- * @iotlb: the reconciler
- * @stats: where to put them
- */
-void vhost_vdpa_iotlb_stats_all(VhostVDPAIOTLB *iotlb,
-                                VhostVDPAIOTLBStats *stats);
 
 #endif /* HW_VIRTIO_VHOST_VDPA_IOTLB_H */
