@@ -1895,6 +1895,222 @@ static void test_two_devices(void)
     vdpa_end(t);
 }
 
+/* An IOMMU, after a look at the guest's memory without it */
+static Iommu *new_in_memory(const Kind *kind, VdpaNic *nic, GArray **memory)
+{
+    vdpa_nic_start(nic, 0);
+    *memory = guest_memory(nic->t);
+    vdpa_nic_negotiate(nic, 0);
+    return kind->new(nic);
+}
+
+#define PAGES 256
+
+/*
+ * Pages that go on where the one before ends, in the guest's memory too: each
+ * comes and goes alone, whether it came to a device that runs or at its start.
+ */
+static void test_many(const void *opaque)
+{
+    const Kind *kind = opaque;
+    VdpaTest *t = vdpa_start_qemu("--map any", kind->qemu);
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    const uint64_t base = IOVA_BASE + GiB, gpa = 64 * MiB;
+    g_autoptr(GArray) memory = NULL;
+    IommuBuffers buffers;
+    uint64_t mappings, entries = 0;
+    Iommu *iommu = new_in_memory(kind, nic, &memory);
+    unsigned i, round;
+
+    for (i = 0; i < PAGES; i++) {
+        iommu_set(iommu, base + i * 4096, gpa + i * 4096, 4096, 3);
+        iommu_record(iommu, base + i * 4096, gpa + i * 4096, 4096, 3);
+    }
+    start_mapped(nic, iommu, &buffers);
+    mappings = vdpa_soft_number(t->soft, "mappings");
+    /* A page is what intel-iommu tells of */
+    for (i = 0; i < iommu->ranges->len; i++) {
+        const VdpaRange *r = &g_array_index(iommu->ranges, VdpaRange, i);
+
+        entries += iommu->pci ? 1 : (r->last - r->first + 1) / 4096;
+    }
+    g_assert_cmpuint(mappings, ==, entries);
+    assert_iommu_pieces(iommu, memory, 0);
+
+    for (round = 0; round < 2; round++) {
+        /* One in the middle of others, the first, the last */
+        const unsigned gone[] = { PAGES / 2, PAGES / 2 + 1, 0, PAGES - 1 };
+
+        for (i = 0; i < ARRAY_SIZE(gone); i++) {
+            uint64_t iova = base + gone[i] * 4096;
+
+            vdpa_soft_skip(t->soft);
+            iommu_set(iommu, iova, 0, 4096, 0);
+            iommu_erase(iommu, iova);
+            assert_change(iommu, "IOTLB_INVALIDATE", iova, 4096, 0);
+            assert_iommu_pieces(iommu, memory, 0);
+        }
+        for (i = 0; i < ARRAY_SIZE(gone); i++) {
+            uint64_t iova = base + gone[i] * 4096;
+            uint64_t page = gpa + gone[i] * 4096;
+
+            iommu_set(iommu, iova, page, 4096, 3);
+            iommu_record(iommu, iova, page, 4096, 3);
+            assert_change(iommu, "IOTLB_UPDATE", iova, 4096, 3);
+            assert_iommu_pieces(iommu, memory, 0);
+        }
+    }
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "mappings"), ==, mappings);
+    iommu_check_data(nic, &buffers, 1);
+
+    if (iommu->pci) {
+        /* Never mapped, or only in part: nothing changes */
+        vdpa_soft_skip(t->soft);
+        iommu_set(iommu, IOVA_BASE - GiB, 0, 64 * KiB, 0);
+        iommu_set(iommu, 0, 0, IOVA_BASE, 0);
+        iommu_set(iommu, BIT_ULL(63), 0, BIT_ULL(62), 0);
+        g_assert_cmpuint(virtio_iommu_unmap(iommu, iommu->domain,
+                                            buffers.tx_iova,
+                                            buffers.tx_iova + 1023),
+                         ==, VIRTIO_IOMMU_S_RANGE);
+        /* Nor when there is something already */
+        g_assert_cmpuint(virtio_iommu_map(iommu, iommu->domain,
+                                          buffers.tx_iova,
+                                          buffers.tx_iova + 4095, gpa,
+                                          VIRTIO_IOMMU_MAP_F_READ), ==,
+                         VIRTIO_IOMMU_S_INVAL);
+        vdpa_assert_no_calls(t, "what is no change");
+        assert_iommu_pieces(iommu, memory, 0);
+        iommu_check_data(nic, &buffers, 3);
+        vdpa_soft_skip(t->soft);
+        iommu_set(iommu, 0, 0, 0, 0);
+    } else {
+        /* The whole table, and what leads there */
+        qtest_writeq(t->qts, intel_iommu_entry(iommu, base, 3), 0);
+        intel_iommu_flush_pages(iommu, base, GiB);
+        for (i = 0; i < PAGES; i++) {
+            iommu_erase(iommu, base + i * 4096);
+        }
+        assert_iommu_pieces(iommu, memory, 0);
+        iommu_check_data(nic, &buffers, 5);
+        qtest_writeq(t->qts, intel_iommu_entry(iommu, IOVA_BASE, 3), 0);
+        vdpa_soft_skip(t->soft);
+        intel_iommu_flush(iommu, VTD_DOMAIN);
+    }
+    assert_nothing_mapped(t, 0);
+    {
+        g_autoptr(GPtrArray) messages = iommu_messages(t);
+
+        g_assert_cmpuint(vdpa_count_calls(messages, "IOTLB_UPDATE"), ==, 0);
+    }
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "faults"), ==, 0);
+
+    /* QEMU looks at the rings one last time, and so does not find them */
+    qvirtio_reset(nic->vdev);
+    vdpa_take_error(t, "virtio_iommu_translate no mapping|vtd_iova_to_slpte");
+    iommu_forget(iommu);
+    start_mapped(nic, iommu, &buffers);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 7);
+    iommu_free(iommu);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* The machine, or the guest's driver, resets the device with all it has */
+static void test_reset(const void *opaque)
+{
+    const Kind *kind = opaque;
+    VdpaTest *t = vdpa_start_qemu("--map any", kind->qemu);
+    g_autoptr(GArray) memory = NULL;
+    IommuBuffers buffers;
+    unsigned i;
+
+    for (i = 0; i < 3; i++) {
+        VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+        Iommu *iommu;
+
+        g_clear_pointer(&memory, g_array_unref);
+        iommu = new_in_memory(kind, nic, &memory);
+        start_mapped(nic, iommu, &buffers);
+        assert_iommu_pieces(iommu, memory, 0);
+        iommu_check_data(nic, &buffers, 1);
+        /* By its driver, which leaves its mappings to the next one */
+        qvirtio_reset(nic->vdev);
+        start_mapped(nic, iommu, &buffers);
+        assert_iommu_pieces(iommu, memory, 0);
+        iommu_check_data(nic, &buffers, 3);
+        if (i == 1) {
+            /* The IOMMU first: QEMU's virtio-iommu keeps its domains then */
+            if (iommu->pci) {
+                qvirtio_reset(&iommu->pci->vdev);
+                assert_iommu_pieces(iommu, memory, 0);
+            } else {
+                disable_intel_iommu(t);
+                assert_pieces(t, 0, memory);
+            }
+        }
+        qtest_system_reset(t->qts);
+        g_assert_cmpuint(vdpa_soft_number(t->soft, "status"), ==, 0);
+        g_assert_cmpuint(vdpa_soft_number(t->soft, "faults"), ==, 0);
+        iommu_free(iommu);
+        vdpa_nic_free(nic);
+    }
+    vdpa_end(t);
+}
+
+/* On a machine where cards can be taken out */
+#define PC_NIC "{ 'netdev': 'net0', 'addr': '4', 'romfile': '',"           \
+    " 'disable-legacy': 'on', 'iommu_platform': true, 'vectors': 0 }"
+
+static const Kind hotplug_kind = {
+    "virtio", "-M pc -device virtio-iommu-pci,addr=5 " VDPA_NETDEV_OPTION,
+    iommu_new,
+};
+
+/* A card comes behind an IOMMU that is in use, works, and goes as it works */
+static void test_hotplug(void)
+{
+    const Kind *kind = &hotplug_kind;
+    VdpaTest *t = vdpa_start_qemu("--map any", kind->qemu);
+    g_autoptr(GArray) memory = NULL;
+    IommuBuffers buffers;
+    Iommu *iommu = NULL;
+    VdpaNic *nic;
+    unsigned i;
+
+    for (i = 0; i < 3; i++) {
+        qtest_qmp_device_add(t->qts, "virtio-net-pci", "nic0", PC_NIC);
+        nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+        if (!iommu) {
+            iommu = new_in_memory(kind, nic, &memory);
+        } else {
+            /* The same driver of the IOMMU, for another card */
+            iommu->nic = nic;
+            nic->vdev->bus = &iommu->bus;
+        }
+        start_mapped(nic, iommu, &buffers);
+        assert_iommu_pieces(iommu, memory, 0);
+        iommu_check_data(nic, &buffers, i);
+        qpci_unplug_acpi_device_test(t->qts, "nic0", VDPA_NIC_SLOT);
+        /* What the guest changes now, is nobody's */
+        vdpa_soft_skip(t->soft);
+        if (i == 1) {
+            iommu_unmap_all(iommu);
+        }
+        assert_no_iommu_messages(t, "a card that is gone");
+        nic->vdev->bus = iommu->plain;
+        vdpa_nic_free_vqs(nic);
+        if (i == 2) {
+            iommu_free(iommu);
+        }
+        g_free(nic->pci->pdev);
+        g_free(nic->pci);
+        g_free(nic);
+    }
+    vdpa_end(t);
+}
+
 static void add_kinds(const char *name, const Kind *k, unsigned count,
                       GTestDataFunc function)
 {
@@ -1940,5 +2156,8 @@ int main(int argc, char **argv)
                         test_intel_pages);
     add_kinds("out-of-range", kinds, 2, test_out_of_range);
     qtest_add_func("vhost-vdpa/iommu/two-devices", test_two_devices);
+    add_kinds("many", kinds, 2, test_many);
+    add_kinds("reset", kinds, 2, test_reset);
+    qtest_add_func("vhost-vdpa/iommu/hotplug", test_hotplug);
     return g_test_run();
 }
