@@ -1507,6 +1507,21 @@ static void test_obsolete(void)
               "unmap 0 [16,31]\n"
               "end 0\n");
     g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 0);
+
+    /* What the device can no longer use; all there can be */
+    add(w, 0, 0, 9, 100, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    world_set_range(w, 2 * PAGE, 8 * PAGE - 1);
+    g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 4 * PAGE);
+    world_set_range(w, 10 * PAGE, UINT64_MAX);
+    g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 10 * PAGE);
+    world_set_range(w, 0, UINT64_MAX);
+    world_add_cells(w, 0, 0, NCELLS - 1, 0, RW, 1, false);
+    g_assert_true(world_commit(w, 0));
+    g_assert_cmphex(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 0);
+    world_clear(w, 0);
+    g_assert_cmphex(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, UINT64_MAX);
+    g_string_truncate(w->log, 0);
     world_free(w);
 }
 
@@ -3011,6 +3026,101 @@ static uint64_t lookups(VhostVDPAIOTLB *iotlb)
     return stats.lookups;
 }
 
+/* All 64 bits in steps, for which the cells of the model are too large */
+
+typedef struct Sweep {
+    uint64_t next;      /* where the next addition starts */
+    unsigned maps, unmaps, begins, ends;
+} Sweep;
+
+static int sweep_begin(void *opaque, uint32_t asid)
+{
+    ((Sweep *)opaque)->begins++;
+    return 0;
+}
+
+static int sweep_end(void *opaque, uint32_t asid)
+{
+    ((Sweep *)opaque)->ends++;
+    return 0;
+}
+
+static int sweep_map(void *opaque, uint32_t asid, uint64_t first,
+                     uint64_t last, uint64_t uaddr, uint8_t perm)
+{
+    Sweep *sweep = opaque;
+
+    g_assert_cmphex(first, ==, sweep->next);
+    g_assert_cmphex(uaddr, ==, first);
+    sweep->next = last + 1;
+    sweep->maps++;
+    return 0;
+}
+
+static int sweep_unmap(void *opaque, uint32_t asid, uint64_t first,
+                       uint64_t last)
+{
+    ((Sweep *)opaque)->unmaps++;
+    return 0;
+}
+
+static const VhostVDPAIOTLBOps sweep_ops = {
+    .batch_begin = sweep_begin,
+    .batch_end = sweep_end,
+    .map = sweep_map,
+    .unmap = sweep_unmap,
+};
+
+static void test_steps_all_64_bits(void)
+{
+    static const struct {
+        uint64_t limit, bytes, align;
+        unsigned steps, maps;
+    } cases[] = {
+        { 0, 1ULL << 62, PAGE, 4, 4 },
+        { 0, 1ULL << 62, 1ULL << 63, 4, 4 },
+        { 0, 3ULL << 62, 1ULL << 63, 2, 2 },
+        { 0, 3ULL << 62, 1ULL << 62, 2, 3 },
+        { 0, UINT64_MAX - PAGE, PAGE, 2, 3 },
+        { 256 * PAGE, 1ULL << 63, 1ULL << 63, 2, 3 },
+        { 256 * PAGE, 1ULL << 63, PAGE, 2, 3 },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+        Sweep sweep = { 0 };
+        VhostVDPAIOTLB *iotlb = vhost_vdpa_iotlb_new(&sweep_ops, &sweep,
+                                                     cases[i].limit, PAGE);
+        VhostVDPAIOTLBReport report;
+        unsigned steps = 0;
+
+        vhost_vdpa_iotlb_set_batching(iotlb, true);
+        vhost_vdpa_iotlb_add(iotlb, 0, 0, UINT64_MAX, 0, RW, NULL, false,
+                             &error_abort);
+        do {
+            vhost_vdpa_iotlb_commit_some(iotlb, 0, cases[i].bytes,
+                                         cases[i].align, &report,
+                                         &error_abort);
+            g_assert_cmphex(report.bytes_left, ==, -sweep.next);
+            steps++;
+        } while (report.bytes_left);
+        g_assert_cmpuint(steps, ==, cases[i].steps);
+        g_assert_cmpuint(sweep.maps, ==, cases[i].maps);
+
+        /* What is left of a large range is back at once */
+        vhost_vdpa_iotlb_del(iotlb, 0, 0, PAGE - 1);
+        sweep.next = PAGE;
+        sweep.maps = 0;
+        vhost_vdpa_iotlb_commit_some(iotlb, 0, PAGE, PAGE, &report,
+                                     &error_abort);
+        g_assert_cmpuint(report.bytes_left, ==, 0);
+        g_assert_cmpuint(sweep.unmaps, ==, 1);
+        g_assert_cmpuint(sweep.maps, ==, 1);
+        g_assert_cmpuint(sweep.begins, ==, 2);
+        g_assert_cmpuint(sweep.ends, ==, 2);
+        vhost_vdpa_iotlb_free(iotlb);
+    }
+}
+
 /* A space with @n ranges, each the first of four pages */
 #define COST_BASE 1000
 #define COST_LIMIT 256
@@ -3182,6 +3292,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-vdpa-iotlb/iova-0", test_iova_0);
     g_test_add_func("/vhost-vdpa-iotlb/steps", test_steps);
     g_test_add_func("/vhost-vdpa-iotlb/steps-aligned", test_steps_aligned);
+    g_test_add_func("/vhost-vdpa-iotlb/steps-all-64-bits",
+                    test_steps_all_64_bits);
     g_test_add_func("/vhost-vdpa-iotlb/open-batch", test_open_batch);
     g_test_add_func("/vhost-vdpa-iotlb/lone-message", test_lone_message);
     g_test_add_func("/vhost-vdpa-iotlb/discrete", test_discrete);
