@@ -56,7 +56,10 @@ GUEST_IOMMUS = {
     'intel-lazy': [],           # all
     'intel-strict': ['upload', 'stop-and-continue', 'rebind', 'mappings',
                      'domains'],
-    'virtio': ['upload', 'rebind', 'domains'],
+    'intel-passthrough': ['upload', 'bus-mastering', 'mappings'],
+    # Lazy, too
+    'virtio': ['upload', 'rebind', 'bus-mastering', 'mappings', 'domains'],
+    'virtio-strict': ['upload', 'mappings'],
 }
 
 # Deadlines are QEMU's, and longer: other work may share the machine

@@ -70,6 +70,11 @@ IOMMUS = {
                                'identity'),
     'virtio': Iommu('virtio-iommu-pci', 'iommu.passthrough=0 iommu.strict=0',
                     'DMA-FQ', ['virtio_iommu']),
+    'virtio-strict': Iommu('virtio-iommu-pci',
+                           'iommu.passthrough=0 iommu.strict=1', 'DMA',
+                           ['virtio_iommu']),
+    'virtio-passthrough': Iommu('virtio-iommu-pci', 'iommu.passthrough=1',
+                                'identity', ['virtio_iommu']),
 }
 
 
