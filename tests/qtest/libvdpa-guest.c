@@ -10,6 +10,7 @@
 #include "qemu/bswap.h"
 #include "qemu/units.h"
 #include "qobject/qjson.h"
+#include "qobject/qnum.h"
 #include "qobject/qstring.h"
 #include "libqos/malloc-pc.h"
 #include "libqos/pci-pc.h"
@@ -82,7 +83,7 @@ void vdpa_assert_no_error(VdpaTest *t)
     }
 }
 
-void vdpa_end(VdpaTest *t)
+void vdpa_quit(VdpaTest *t)
 {
     g_autoptr(GPtrArray) calls = NULL;
 
@@ -99,8 +100,18 @@ void vdpa_end(VdpaTest *t)
     calls = vdpa_soft_file_calls(t->soft);
     g_assert_cmpint(calls->len, >, 0);
     g_assert_cmpstr(calls->pdata[calls->len - 1], ==, "CLOSE");
+}
+
+void vdpa_free(VdpaTest *t)
+{
     vdpa_soft_free(t->soft);
     g_free(t);
+}
+
+void vdpa_end(VdpaTest *t)
+{
+    vdpa_quit(t);
+    vdpa_free(t);
 }
 
 void vdpa_stop_guest(VdpaTest *t)
@@ -567,8 +578,10 @@ GArray *vdpa_device_ranges(VdpaTest *t)
     QLIST_FOREACH_ENTRY(qdict_get_qlist(reply, "entries"), e) {
         QDict *entry = qobject_to(QDict, qlist_entry_obj(e));
         VdpaRange r = {
-            .first = qdict_get_int(entry, "first"),
-            .last = qdict_get_int(entry, "last"),
+            .first = qnum_get_uint(qobject_to(QNum,
+                                              qdict_get(entry, "first"))),
+            .last = qnum_get_uint(qobject_to(QNum,
+                                             qdict_get(entry, "last"))),
             .perm = qdict_get_int(entry, "perm"),
         };
 

@@ -96,7 +96,7 @@ typedef struct VdpaRange {
  * @soft: options of the launcher
  * @qemu: options of QEMU, behind those of VDPA_RAM_OPTIONS
  *
- * Returns: what vdpa_end() frees
+ * Returns: what vdpa_end() ends and frees
  */
 VdpaTest *vdpa_start_qemu(const char *soft, const char *qemu);
 
@@ -104,11 +104,18 @@ VdpaTest *vdpa_start_qemu(const char *soft, const char *qemu);
 VdpaTest *vdpa_start(const char *soft);
 
 /**
- * vdpa_end() - end QEMU
+ * vdpa_quit() - end QEMU
  *
  * Fails the test if the device counted faults other than @t->faults, if QEMU
  * complained about something that nobody took, or if it kept the device.
+ * All that is left is what vdpa_soft_file_calls() and the like look at.
  */
+void vdpa_quit(VdpaTest *t);
+
+/** vdpa_free() - free what is left after vdpa_quit() */
+void vdpa_free(VdpaTest *t);
+
+/** vdpa_end() - vdpa_quit() and vdpa_free() */
 void vdpa_end(VdpaTest *t);
 
 /** vdpa_take_error() - see that one of QEMU's new complaints is this one */
