@@ -153,6 +153,9 @@ SHARED = {
         Edit('manual', '``-netdev vhost-vdpa[,vhostdev=/path/to/dev]'
              '[,vhostfd=h]``', r'``-netdev hubport'),
     ],
+    'tests/bench/meson.build': [
+        Edit('benchmarks', 'benchs = {}', where='before'),
+    ],
     'tests/qtest/meson.build': [
         Edit('tests', 'qtest_executables = {}', where='before'),
         Edit('environment', "  qtest_env.set('PYTHON', python.full_path())",

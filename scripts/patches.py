@@ -87,12 +87,15 @@ SERIES = [
         of messages that turns the second into the first. It knows neither the
         memory API nor the character device, and so can be tested alone: the
         unit test compares each message of random histories with the only one
-        that a model of one cell per page allows.
+        that a model of one cell per page allows. A benchmark tells what a
+        commit costs, depending on how much there is and how much changed.
 
         Nothing uses it yet.
         ''',
-          files=['hw/virtio/vhost-vdpa-iotlb.*', 'tests/unit/*'],
-          parts=[('tests/unit/meson.build', '*')]),
+          files=['hw/virtio/vhost-vdpa-iotlb.*', 'tests/bench/*',
+                 'tests/unit/*'],
+          parts=[('tests/bench/meson.build', '*'),
+                 ('tests/unit/meson.build', '*')]),
     Patch('hw/virtio: add one function per vhost-vdpa ioctl and message', '''
         Errors of the vhost-vdpa character device are often generic: most
         drivers' refusals arrive as EINVAL or EFAULT. Put each call in a
