@@ -10,6 +10,9 @@
 ## make check            run all tests; ends with the totals
 ##                       ONLY=PATTERN runs the tests whose name matches,
 ##                       V=1 shows each test
+## make bench-iotlb      measure what the device is told about memory, beside
+##                       QEMU's own backend, which it compiles, too; RUNS=N
+##                       is how often, see bench/iotlb --help for more
 ## make build            only compile
 ## make graft TREE=DIR   put the backend into a QEMU 10.0 source tree;
 ##                       PATCHES=1 applies what is in patches/, too
@@ -34,7 +37,7 @@ export QEMU_SRC DEBUG JOBS FORCE NO_PACKAGES V ONLY VHOSTDEV INTERACTIVE
 
 GRAFT := /usr/bin/python3 -B scripts/graft.py
 
-.PHONY: help build run check graft ungraft patches check-patches
+.PHONY: help build run check bench-iotlb graft ungraft patches check-patches
 .PHONY: clean distclean
 
 help:
@@ -48,6 +51,9 @@ run:
 
 check:
 	@scripts/check
+
+bench-iotlb:
+	@/usr/bin/python3 -B bench/iotlb $(if $(RUNS),--runs $(RUNS))
 
 graft ungraft:
 	@test -n "$(TREE)" || \
@@ -63,7 +69,8 @@ check-patches:
 	@scripts/check-patches
 
 clean:
-	rm -rf build/qemu/build* build/patches build/logs
+	rm -rf build/qemu/build* build/qemu-upstream/build build/patches \
+	    build/logs
 
 distclean:
 	rm -rf build

@@ -380,6 +380,7 @@ def make_jobs(build, logs, wanted):
         script(f'guest-{mode}', 'scripts/guest-tests', '--iommu', mode, *names,
                tap=True, alone=True, deadline=900)
     script('make-run', 'scripts/run-guest', alone=True, deadline=600)
+    script('bench-iotlb', 'bench/iotlb', '--check', tap=True)
     script('check', 'scripts/test-check.py', tap=True)
     script('graft', 'scripts/test-graft.py', tree, tap=True)
     script('patches', 'scripts/patches.py', '--check', tree)

@@ -1,0 +1,130 @@
+"""Changes of memory in a QEMU with many regions of RAM: time and messages
+
+Copyright (c) 2026 The vhost-vdpa backend authors
+
+SPDX-License-Identifier: GPL-2.0-or-later
+"""
+
+import statistics
+
+from . import guest
+from .machine import Machine
+
+MIB = guest.MIB
+
+# How many regions there are besides those of the smallest guest: DIMMs, for
+# which QEMU has 256 slots, and shared memory of PCI devices
+REGIONS = [0, 60, 440]
+MAX_DIMMS = 250
+DIMM_SIZE = 2 * MIB
+SHARED_SIZE = 4096
+FIRST_SLOT, FUNCTIONS = 5, 8
+
+# The device learns of each entry at once, and so takes no time for those
+# that stay
+DEVICE = ['--like', 'sim', '--map', 'any', '--dma-map', '--no-feature',
+          'CTRL_VQ', '--persist', 'on']
+
+TOGGLES = 20
+PLUGS = 4
+RELOADS = 10
+
+
+
+class Operation:
+    """What is measured
+
+    name: for people
+    floor: number of messages that the uAPI requires
+    """
+
+    def __init__(self, name, floor):
+        self.name = name
+        self.floor = floor
+
+
+OPERATIONS = {
+    'bar': Operation('BAR off and on', 2),
+    'dimm': Operation('DIMM plugged', 1),
+    'reload': Operation('driver reset, DRIVER_OK', 0),
+}
+
+
+def _options(regions):
+    """Options of QEMU, and where its further PCI devices are"""
+    dimms = min(regions, MAX_DIMMS)
+    result = guest.options(256 * MIB, 4 * MIB, MAX_DIMMS + 1, 4096 * MIB)
+    for number in range(dimms):
+        result += [
+            '-object', f'memory-backend-memfd,id=memory{number},'
+            f'size={DIMM_SIZE},share=on',
+            '-device', f'pc-dimm,id=dimm{number},memdev=memory{number},'
+            f'slot={number}',
+        ]
+    more = [(FIRST_SLOT + number // FUNCTIONS, number % FUNCTIONS)
+            for number in range(regions - dimms)]
+    for slot, function in more:
+        name = f'shared{slot}-{function}'
+        result += [
+            '-object',
+            f'memory-backend-memfd,id={name},size={SHARED_SIZE},share=on',
+            '-device', f'ivshmem-plain,memdev={name},'
+            f'addr={slot:x}.{function},multifunction=on',
+        ]
+    return result, more
+
+
+class Changes:
+    """One run of QEMU
+
+    regions: of RAM, that the device can reach
+    times: {operation: median nanoseconds until the answer}
+    processor: {operation: nanoseconds QEMU's main thread ran, mean}
+    messages: {operation: IOTLB messages, mean}
+    """
+
+    def __init__(self, tree, regions):
+        self.times = {}
+        self.processor = {}
+        self.messages = {}
+        options, more = _options(regions)
+        with Machine(tree, DEVICE, options) as machine:
+            self._machine = machine
+            self._guest = guest.Guest(machine, True, more)
+            self._guest.boot()
+            self.regions = machine.control('stats')['mappings']
+            self._measure('bar', TOGGLES, self._toggle)
+            self._measure('dimm', PLUGS, self._plug, self._unplug)
+            self._measure('reload', RELOADS, self._reload)
+            self._guest.nic.send()
+            machine.quit()
+
+    def _measure(self, name, times, function, undo=lambda: None):
+        """Call @function, which returns nanoseconds, and @undo"""
+        taken = []
+        processor = messages = 0
+        for _ in range(times):
+            self._machine.transcript.new()
+            start = self._machine.processor_time()
+            taken.append(function())
+            processor += self._machine.processor_time() - start
+            messages += sum(call['call'].startswith('IOTLB_')
+                            for call in self._machine.transcript.new())
+            undo()
+        self.times[name] = statistics.median(taken)
+        self.processor[name] = processor / times
+        self.messages[name] = messages / times
+
+    def _toggle(self):
+        return (self._guest.shared.command(off=guest.COMMAND_MEMORY) +
+                self._guest.shared.command(on=guest.COMMAND_MEMORY))
+
+    def _plug(self):
+        return self._guest.add_dimm(MAX_DIMMS, DIMM_SIZE)
+
+    def _unplug(self):
+        self._guest.remove_dimm(MAX_DIMMS)
+
+    def _reload(self):
+        nic = self._guest.nic
+        return nic.unload() + nic.load()

@@ -1,0 +1,127 @@
+"""A test that the benchmark works, and that what it counts is as expected
+
+The figures are exact: who changes one of them on purpose changes it here,
+too.  Nothing depends on how long something takes.
+
+Copyright (c) 2026 The vhost-vdpa backend authors
+
+SPDX-License-Identifier: GPL-2.0-or-later
+"""
+
+import traceback
+
+from . import changes, commit, lives, trees
+from .machine import BenchError
+
+# Regions of RAM that the device reaches: low memory, the area of ROMs, the
+# rest of RAM, the firmware; then the graphics card and ivshmem.  At the start
+# of QEMU the area of ROMs still consists of two
+PLAIN, CARDS = 4, 6
+START = (PLAIN + 1, 0, 1)
+# What the firmware protected, and the BARs
+BOOT = {False: (1, 2, 1), True: (4, 3, 1)}
+
+
+def expected(persist, cards):
+    """{phase: (UPDATEs, INVALIDATEs, batches)}"""
+    regions = CARDS if cards else PLAIN
+    # One batch of removals, one of additions, or nothing at all
+    reset = (0, 0, 0) if persist else (regions, regions, 2)
+    result = {
+        'start of QEMU': START,
+        'boot': BOOT[cards],
+        f'{lives.RELOADS} driver reloads':
+        tuple(lives.RELOADS * number for number in reset),
+    }
+    if cards:
+        moves, few = 2 * lives.MOVES, 2 * (lives.MOVES - 1)
+        result.update({
+            # Both BARs go away while the device still runs.  A batch of one
+            # INVALIDATE would be of no use
+            'reboot': (2, 2, 1) if persist else reset,
+            f'{lives.DIMMS} DIMMs added': (lives.DIMMS, 0, lives.DIMMS),
+            f'{lives.DIMMS} DIMMs removed': (0, lives.DIMMS, 0),
+            f'{moves} BAR moves': (moves, moves, moves),
+            'stop, cont': (0, 0, 0),
+            # Additions wait for the next removal, or until the device runs;
+            # all but the first removal are in a batch with one
+            f'stop, {few} BAR moves, cont': (few, few, few),
+        })
+    result['exit'] = (0, 0, 0)
+    return result
+
+
+def check_life(persist, cards):
+    """The figures of one life"""
+    life = lives.Life(trees.OURS, lives.KINDS['sim'], persist, cards)
+    found = {phase.name: (phase.figures['updates'],
+                          phase.figures['invalidates'],
+                          phase.figures['markers'] / 2)
+             for phase in life.phases}
+    wrong = [f'{name}: (UPDATEs, INVALIDATEs, batches) is '
+             f'{found.get(name)}, not {wanted}'
+             for name, wanted in expected(persist, cards).items()
+             if found.get(name) != wanted]
+    wrong += [f'{name} is not expected at all' for name in
+              found.keys() - expected(persist, cards).keys()]
+    for key in ('missing', 'excess', 'faults', 'complaints'):
+        if getattr(life, key):
+            wrong.append(f'{key} is {getattr(life, key)}, not 0')
+    total = life.total.figures
+    if total['failed']:
+        wrong.append(f'{total["failed"]} messages were refused')
+    # Nobody does better than the floor
+    for name, value in (
+            ('messages', total['updates'] + total['invalidates']),
+            ('bytes_mapped', total['bytes_mapped']),
+            ('bytes_unmapped', total['bytes_unmapped'])):
+        if value < total[f'floor_{name}']:
+            wrong.append(f'{name} is {value}, less than the floor of '
+                         f'{total[f"floor_{name}"]}')
+    if not total['floor_messages']:
+        wrong.append('the floor is nothing')
+    return wrong
+
+
+def check_changes():
+    """Messages for single changes"""
+    found = changes.Changes(trees.OURS, changes.REGIONS[0]).messages
+    # INVALIDATE, and UPDATE with the two markers of a batch
+    wanted = {'bar': 4, 'dimm': 3, 'reload': 0}
+    return [] if found == wanted else [f'messages are {found}, not {wanted}']
+
+
+def check_commit():
+    """What a commit costs does not depend on what did not change"""
+    few = commit.measure(100, 10, 3)[100, 10]
+    many = commit.measure(100000, 10, 3)[100000, 10]
+    wrong = []
+    if few['lookups'] != many['lookups'] or not few['lookups']:
+        wrong.append(f'10 changes take {few["lookups"]} lookups among 100 '
+                     f'ranges, {many["lookups"]} among 100000')
+    # An INVALIDATE and an UPDATE for each, and the markers
+    if few['messages'] != 22 or many['messages'] != 22:
+        wrong.append(f'10 changes take {few["messages"]} and '
+                     f'{many["messages"]} messages, not 22')
+    return wrong
+
+
+def main():
+    """Run all tests; returns the exit status"""
+    tests = [(f'lives/{"" if persist else "no-"}persist/'
+              f'{"all" if cards else "reloads"}',
+              check_life, (persist, cards))
+             for persist in (True, False) for cards in (False, True)]
+    tests += [('changes', check_changes, ()), ('commit', check_commit, ())]
+    failed = 0
+    print(f'1..{len(tests)}', flush=True)
+    for number, (name, function, arguments) in enumerate(tests, 1):
+        try:
+            wrong = function(*arguments)
+        except (BenchError, OSError) as error:
+            wrong = [str(error), *traceback.format_exc().splitlines()]
+        for line in wrong:
+            print(f'# {line}')
+        print(f'{"not " * bool(wrong)}ok {number} {name}', flush=True)
+        failed += bool(wrong)
+    return 1 if failed else 0
