@@ -650,24 +650,25 @@ class Node:
 
     pairs: queue pairs of the device, all of them used by the guest
     bus: where the NIC is plugged
+    options: further ones of the software device
     """
 
     path = '/dev/vhost-vdpa-0'
     # As made: QEMU gives the device the MAC of the NIC
     mac = '52:54:00:76:64:70'
 
-    def __init__(self, setup, name, pairs=1, bus='pcie.0'):
+    def __init__(self, setup, name, pairs=1, bus='pcie.0', options=()):
         # A socket's path must be short, so not among the logs
         self.directory = tempfile.mkdtemp(prefix='vdpa-')
         self.socket = os.path.join(self.directory, 'control')
-        transcript = os.path.join(setup.logs, f'{name}.transcript')
-        if os.path.exists(transcript):
-            os.remove(transcript)
+        self.transcript = os.path.join(setup.logs, f'{name}.transcript')
+        if os.path.exists(self.transcript):
+            os.remove(self.transcript)
         self.launcher = [setup.soft_device(), 'run',
                          '--control', self.socket,
-                         '--transcript', transcript,
+                         '--transcript', self.transcript,
                          '--queues', str(pairs), '--mac', self.mac,
-                         '--wire', 'user', *setup.soft_options, '--']
+                         '--wire', 'user', *setup.soft_options, *options, '--']
         self.nic = Nic({'type': 'vhost-vdpa', 'vhostdev': self.path}, pairs,
                        bus, setup.iommu)
         self.device = None
