@@ -45,6 +45,8 @@ struct VhostVDPAMemory {
     VhostVDPANode node;
     VhostVDPAIOTLB *iotlb;
     MemoryListener listener;
+    MemoryListener target;      /* of the memory that views lead to */
+    bool target_changed;
     AddressSpace *as;           /* NULL until memory is followed */
     VhostVDPAMemoryFailed *failed;
     void *opaque;
@@ -449,6 +451,21 @@ static void view_add(VhostVDPAMemory *m, MemoryRegionSection *section)
     memory_region_iommu_replay(iommu, &view->notifier);
 }
 
+/*
+ * The memory that a guest's IOMMU leads to changed, of which notifiers say
+ * nothing.  Look again where all mappings lead.
+ */
+static void views_replay(VhostVDPAMemory *m)
+{
+    VhostVDPAView *view;
+
+    QLIST_FOREACH(view, &m->views, entry) {
+        memory_region_unmap_iommu_notifier_range(&view->notifier);
+        memory_region_iommu_replay(IOMMU_MEMORY_REGION(view->mr),
+                                   &view->notifier);
+    }
+}
+
 static void view_del(VhostVDPAMemory *m, MemoryRegionSection *section)
 {
     uint64_t page = qemu_real_host_page_size();
@@ -543,6 +560,30 @@ static void memory_commit(MemoryListener *listener)
     send_changes(m);
 }
 
+static void target_region(MemoryListener *listener,
+                          MemoryRegionSection *section)
+{
+    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, target);
+
+    m->target_changed |= memory_region_is_ram(section->mr) &&
+                         !memory_region_is_ram_device(section->mr);
+}
+
+static void target_commit(MemoryListener *listener)
+{
+    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, target);
+    bool changed = m->target_changed;
+
+    m->target_changed = false;
+    if (!changed || m->replaying || QLIST_EMPTY(&m->views)) {
+        return;
+    }
+    m->in_transaction = true;
+    views_replay(m);
+    m->in_transaction = false;
+    send_changes(m);
+}
+
 VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
                                        uint64_t first, uint64_t last,
                                        bool batching,
@@ -563,6 +604,13 @@ VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
         .region_del = region_del,
         .commit = memory_commit,
     };
+    m->target = (MemoryListener) {
+        .name = "vhost-vdpa-target",
+        .priority = MEMORY_LISTENER_PRIORITY_DEV_BACKEND,
+        .region_add = target_region,
+        .region_del = target_region,
+        .commit = target_commit,
+    };
     m->iotlb = vhost_vdpa_iotlb_new(&iotlb_ops, m, SMALL_LIMIT,
                                     qemu_real_host_page_size());
     vhost_vdpa_iotlb_set_batching(m->iotlb, batching);
@@ -575,6 +623,9 @@ void vhost_vdpa_memory_unfollow(VhostVDPAMemory *m)
     /* Unregistering reports every section as removed: nothing is to be sent */
     m->replaying = true;
     if (m->as) {
+        if (m->as != &address_space_memory) {
+            memory_listener_unregister(&m->target);
+        }
         memory_listener_unregister(&m->listener);
         m->as = NULL;
     }
@@ -601,6 +652,9 @@ bool vhost_vdpa_memory_commit(VhostVDPAMemory *m, AddressSpace *as,
         /* Registering replays the whole address space; one commit takes all */
         m->replaying = true;
         memory_listener_register(&m->listener, as);
+        if (as != &address_space_memory) {
+            memory_listener_register(&m->target, &address_space_memory);
+        }
         m->replaying = false;
         m->as = as;
     }

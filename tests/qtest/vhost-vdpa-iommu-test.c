@@ -1392,6 +1392,7 @@ static void test_domains(const void *soft)
     VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
     IommuBuffers buffers, others, later;
     g_autoptr(GArray) memory = NULL;
+    g_autoptr(GPtrArray) messages = NULL;
     Iommu *iommu, *other;
     int i;
 
@@ -1443,6 +1444,12 @@ static void test_domains(const void *soft)
     assert_pieces(t, 0, memory);
     virtio_iommu_attach(iommu, VDPA_NIC_SLOT, IOMMU_DOMAIN, 0);
     assert_iommu_pieces(iommu, memory, 0);
+    /* All goes, then all comes, however much there is in the domain */
+    messages = iommu_messages(t);
+    g_assert_cmpuint(vdpa_count_calls(messages, "IOTLB_UPDATE"), ==,
+                     iommu->ranges->len);
+    g_assert_cmpuint(vdpa_count_calls(messages, "IOTLB_BATCH_BEGIN"), ==,
+                     strstr(soft, "--backend-features") ? 0 : 2);
     iommu_check_data(nic, &buffers, 32);
 
     /* In none, of an IOMMU that lets nothing pass: nothing */
@@ -2113,6 +2120,116 @@ static void test_hotplug(void)
     vdpa_end(t);
 }
 
+/* What the device has at an address; NULL if it has nothing there */
+static const Piece *find_piece(GArray *pieces, uint64_t iova)
+{
+    unsigned i;
+
+    for (i = 0; i < pieces->len; i++) {
+        const Piece *p = &g_array_index(pieces, Piece, i);
+
+        if (p->first <= iova && iova <= p->last) {
+            return p;
+        }
+    }
+    return NULL;
+}
+
+/* The device may do this with a range and all of it, in one piece */
+static void assert_range(VdpaTest *t, uint64_t iova, uint64_t size,
+                         unsigned perm)
+{
+    g_autoptr(GArray) device = device_entries(t, 0);
+    const Piece *p;
+
+    pieces_merge(device);
+    p = find_piece(device, iova);
+    g_assert_cmpuint(p ? p->perm : 0, ==, perm);
+    if (p) {
+        g_assert_cmphex(p->first, ==, iova);
+        g_assert_cmphex(p->last, ==, iova + size - 1);
+    }
+}
+
+/* The IOMMU's tables stay as they are, but the memory they lead to does not */
+static void test_memory_changes(const void *opaque)
+{
+    const Kind *kind = opaque;
+    const uint64_t rom = 0xf0000, dimm = 4 * GiB;
+    const uint64_t rom_iova = 64 * GiB, dimm_iova = 65 * GiB;
+    VdpaTest *t = vdpa_start_qemu("--map any", kind->qemu);
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    QPCIDevice *host = qpci_device_find(t->bus, 0);
+    g_autoptr(GArray) memory = NULL;
+    size_t size = 600;
+    g_autofree uint8_t *frame = g_malloc(size);
+    IommuBuffers buffers;
+    Iommu *iommu = new_in_memory(kind, nic, &memory);
+    unsigned i;
+
+    start_mapped(nic, iommu, &buffers);
+    iommu_set(iommu, rom_iova, rom, 64 * KiB, 3);
+    iommu_set(iommu, dimm_iova, dimm, MiB, 3);
+    assert_range(t, rom_iova, 64 * KiB, 1);
+    assert_range(t, dimm_iova, MiB, 0);
+
+    for (i = 0; i < 2; i++) {
+        /* RAM takes the place of a ROM, as firmware does it */
+        vdpa_soft_skip(t->soft);
+        qpci_config_writeb(host, 0x90, 0x30);
+        assert_range(t, rom_iova, 64 * KiB, 3);
+        {
+            g_autoptr(GPtrArray) messages = iommu_messages(t);
+
+            /* Of no other mapping */
+            g_assert_cmpuint(vdpa_count_calls(messages, "IOTLB_INVALIDATE"),
+                             ==, iommu->pci ? 1 : 16);
+            g_assert_cmpuint(vdpa_count_calls(messages, "IOTLB_UPDATE"),
+                             ==, iommu->pci ? 1 : 16);
+        }
+        vdpa_make_frame(frame, size, i);
+        qtest_memset(t->qts, rom, 0, VDPA_HEADER_SIZE);
+        qtest_memwrite(t->qts, rom + VDPA_HEADER_SIZE, frame, size);
+        check_tx_from(nic, rom_iova, rom, size);
+        qpci_config_writeb(host, 0x90, 0x10);
+        assert_range(t, rom_iova, 64 * KiB, 1);
+        check_tx_from(nic, rom_iova, rom, size);
+        qpci_config_writeb(host, 0x90, 0);
+        assert_range(t, rom_iova, 64 * KiB, 1);
+        iommu_check_data(nic, &buffers, i);
+
+        /* Memory comes where the guest mapped it already, and goes */
+        vdpa_add_dimm(t, 64);
+        assert_range(t, dimm_iova, MiB, 3);
+        qtest_memset(t->qts, dimm, 0, VDPA_HEADER_SIZE);
+        qtest_memwrite(t->qts, dimm + VDPA_HEADER_SIZE, frame, size);
+        check_tx_from(nic, dimm_iova, dimm, size);
+        vdpa_remove_dimm(t);
+        assert_range(t, dimm_iova, MiB, 0);
+        iommu_check_data(nic, &buffers, 2 + i);
+    }
+
+    /* What could not be mapped is forgotten with the memory it was */
+    vdpa_add_dimm(t, 64);
+    iommu_set(iommu, dimm_iova, 0, MiB, 0);
+    vdpa_soft_do(t->soft, "fail IOTLB_UPDATE 1 EFAULT");
+    iommu_set(iommu, dimm_iova, dimm, 4096, 3);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, "'" VDPA_NODE "'.*0x1040000000");
+    vdpa_remove_dimm(t);
+    vdpa_soft_skip(t->soft);
+    iommu_set(iommu, dimm_iova + MiB, buffers.tx, 4096, 3);
+    assert_change(iommu, "IOTLB_UPDATE", dimm_iova + MiB, 4096, 3);
+    assert_range(t, dimm_iova, 4096, 0);
+    qvirtio_reset(nic->vdev);
+    start_mapped(nic, iommu, &buffers);
+    iommu_check_data(nic, &buffers, 4);
+    g_free(host);
+    iommu_free(iommu);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 static void add_kinds(const char *name, const Kind *k, unsigned count,
                       GTestDataFunc function)
 {
@@ -2161,5 +2278,6 @@ int main(int argc, char **argv)
     add_kinds("many", kinds, 2, test_many);
     add_kinds("reset", kinds, 2, test_reset);
     qtest_add_func("vhost-vdpa/iommu/hotplug", test_hotplug);
+    add_kinds("memory-changes", kinds, 2, test_memory_changes);
     return g_test_run();
 }
