@@ -392,11 +392,10 @@ bool vhost_vdpa_iotlb_commit(VhostVDPAIOTLB *iotlb, uint32_t asid,
  *
  * Lets a caller that must stay responsive map a large guest in steps.  Does
  * all removals, and maps again what these took away, whatever @max_bytes
- * is; then new memory in ascending order, cutting the range at which the
- * limit is reached, or leaving it for the next call, so that only whole
- * multiples of @cut_align are cut off.  If nothing new could be mapped that
- * way, the range is cut at the page where the limit is reached.  Go on while
- * @bytes_left of the report is not 0, but not after an error.
+ * is; then new memory in ascending order.  The range at which the limit is
+ * reached is cut at a multiple of @cut_align, or left to the next call as a
+ * whole; if nothing new could be mapped that way, it is cut at the very page.
+ * Go on while @bytes_left of the report is not 0, but not after an error.
  *
  * All steps share one batch: a call that leaves something and has no failure
  * leaves the batch open, too, and the next commit or withdrawal of @asid goes

@@ -1,8 +1,8 @@
 /*
  * Tests of the vhost-vdpa IOTLB reconciler
  *
- * All but the scale test run against a strict model of the kernel and of the
- * device behind it.  The model holds one cell per page, so it needs none of
+ * All but a few run against a strict model of the kernel and of the device
+ * behind it.  The model holds one cell per page, so it needs none of
  * the interval arithmetic it judges, and it knows which messages must come:
  * each one is compared with the only one that is right at that point.
  *
@@ -10,8 +10,12 @@
  * and between them two cells of almost 2^63 bytes, so that a range of all
  * 2^64 bytes can be modelled, too.
  *
- * VHOST_VDPA_IOTLB_SEED=N repeats a run of the random test, and
- * VHOST_VDPA_IOTLB_OPS=N sets its length.
+ * Each invariant of the reconciler has a test of its own, "invariant/N-NAME",
+ * with random histories; see "invariants" below.  The test "random" judges by
+ * all of them at once, and by each message.
+ *
+ * VHOST_VDPA_IOTLB_SEED=N repeats a run of these tests, and
+ * VHOST_VDPA_IOTLB_OPS=N sets their length.
  *
  * Copyright (c) 2026 The vhost-vdpa backend authors
  *
@@ -740,14 +744,12 @@ static void run_judge(World *w, bool ok, const VhostVDPAIOTLBReport *report,
     }
 
     CHECK(ok == !err);
-    if (err && run->failure.last) {
+    if (err && w->judges & (1 << 0 | 1 << 6)) {
         g_autofree char *range =
             g_strdup_printf("0x%" PRIx64 "-0x%" PRIx64, run->failure.first,
                             run->failure.last);
 
-        CHECK(strstr(error_get_pretty(err), range));
-    }
-    if (err) {
+        CHECK(!run->failure.last || strstr(error_get_pretty(err), range));
         CHECK(run->failure.step == VHOST_VDPA_IOTLB_STEP_RANGE ||
               g_str_has_suffix(error_get_pretty(err),
                                strerror(run->failure.err)));
