@@ -83,7 +83,7 @@ struct VhostVDPAIOTLB {
      * one at most: the kernel refuses messages for all others meanwhile.
      */
     IOTLBSpace *open;
-    GPtrArray *spaces;  /* in ascending order of asid */
+    GPtrArray *spaces;
 };
 
 /* One commit or withdrawal */
@@ -326,7 +326,6 @@ static IOTLBSpace *iotlb_find(VhostVDPAIOTLB *iotlb, uint32_t asid)
 static IOTLBSpace *iotlb_get(VhostVDPAIOTLB *iotlb, uint32_t asid)
 {
     IOTLBSpace *space = iotlb_find(iotlb, asid);
-    guint i;
 
     if (space) {
         return space;
@@ -344,14 +343,7 @@ static IOTLBSpace *iotlb_get(VhostVDPAIOTLB *iotlb, uint32_t asid)
     space->held.counted = true;
     space->limbo = g_ptr_array_new();
 
-    for (i = 0; i < iotlb->spaces->len; i++) {
-        IOTLBSpace *other = g_ptr_array_index(iotlb->spaces, i);
-
-        if (other->asid > asid) {
-            break;
-        }
-    }
-    g_ptr_array_insert(iotlb->spaces, i, space);
+    g_ptr_array_add(iotlb->spaces, space);
     return space;
 }
 
