@@ -16,6 +16,9 @@
  */
 
 #include "qemu/osdep.h"
+#ifdef CONFIG_MALLOC_TRIM
+#include <malloc.h>
+#endif
 #include "qapi/error.h"
 #include "qemu/cutils.h"
 #include "qemu/units.h"
@@ -112,6 +115,10 @@ static void bench_init(Bench *b, unsigned ranges)
         add_range(b, i);
     }
     vhost_vdpa_iotlb_commit(b->iotlb, 0, NULL, &error_abort);
+#ifdef CONFIG_MALLOC_TRIM
+    /* Let the allocator finish with what was freed here */
+    malloc_trim(0);
+#endif
 }
 
 static void bench_end(Bench *b)
