@@ -147,6 +147,10 @@ SHARED = {
         Edit('queues', '# @queues: number of queues to be created for '
              'multiqueue vhost-vdpa', r'#\n'),
     ],
+    'qapi/virtio.json': [
+        Edit('events', "  'data': { 'unused-iothread-vq-mapping': "
+             "['IOThreadVirtQueueMapping'] } }", where='after'),
+    ],
     'qemu-options.hx': [
         Edit('help', '    "-netdev vhost-vdpa,id=str[,vhostdev=/path/to/dev]'
              '[,vhostfd=h]\\n"', r'#endif'),

@@ -130,6 +130,7 @@ SERIES = [
                  ('hw/virtio/trace-events', '*'),
                  ('net/trace-events', '*'),
                  ('qapi/net.json', '*'),
+                 ('qapi/virtio.json', '*'),
                  ('qemu-options.hx', '*')],
           switch=True),
     Patch('tests/qtest: test vhost-vdpa on the software device', '''
