@@ -28,6 +28,8 @@
  * @shared: the open device
  * @refs: net clients, plus one while they are being made
  * @label: the user's words for the device
+ * @first: the client that tells about the device, or NULL
+ * @mac: its address, in words, as of its last start; or NULL
  * @max_pairs: receive/transmit queue pairs that the device has
  * @pairs: those that the guest may use, at most @max_pairs
  * @control: it has a control queue
@@ -36,6 +38,8 @@ typedef struct VDPANetDevice {
     VhostVDPAShared shared;
     unsigned refs;
     char *label;
+    NetClientState *first;
+    char *mac;
     unsigned max_pairs;
     unsigned pairs;
     bool control;
@@ -121,6 +125,7 @@ static void device_unref(VDPANetDevice *d)
     vhost_vdpa_shared_close(&d->shared);
     qemu_close(d->shared.device_fd);
     g_free(d->label);
+    g_free(d->mac);
     g_free(d);
 }
 
@@ -186,32 +191,61 @@ static bool vdpa_net_check_peer_type(NetClientState *nc, ObjectClass *oc,
 static void describe(VDPANetClient *c)
 {
     VDPANetDevice *d = c->device;
-    struct virtio_net_config config = {};
-    g_autofree char *mac = NULL;
+    g_autoptr(GString) text = g_string_new(d->shared.name);
+    VhostVDPAInfo info;
 
     if (!c->nc.is_datapath) {
         qemu_set_info_str(&c->nc, "%s,control-queue", d->shared.name);
         return;
     }
-    if (!c->nc.queue_index && offers(d, VIRTIO_NET_F_MAC) &&
-        vhost_vdpa_read_config(&d->shared, &config, sizeof(config.mac),
-                               NULL) == sizeof(config.mac)) {
-        mac = qemu_mac_strdup_printf(config.mac);
+    g_string_append_printf(text, ",virtio-id=%u,pair=%u/%u%s",
+                           d->shared.device_id, c->nc.queue_index + 1,
+                           d->pairs, d->control ? ",control-queue" : "");
+    if (!c->nc.queue_index) {
+        vhost_vdpa_shared_get_info(&d->shared, &info);
+        g_string_append_printf(text, "%s%s,state=%s%s,mapped-bytes=%" PRIu64
+                               "/%" PRIu64 ",entries=%" PRIu64 ",messages=%"
+                               PRIu64, d->mac ? ",mac=" : "", d->mac ?: "",
+                               info.state,
+                               info.start_pending ? ",start-pending" : "",
+                               info.bytes, info.bytes_wanted, info.entries,
+                               info.messages);
+        if (info.last_error) {
+            g_string_append_printf(text, ",last-error=%s", info.last_error);
+        }
     }
-    qemu_set_info_str(&c->nc, "%s,virtio-id=%u,pair=%u/%u%s%s%s",
-                      d->shared.name, d->shared.device_id,
-                      c->nc.queue_index + 1, d->pairs,
-                      d->control ? ",control-queue" : "",
-                      mac ? ",mac=" : "", mac ?: "");
+    qemu_set_info_str(&c->nc, "%s", text->str);
 }
 
 /* The address may have been changed by the guest, or on the host */
+static void read_mac(VDPANetDevice *d)
+{
+    struct virtio_net_config config = {};
+
+    g_clear_pointer(&d->mac, g_free);
+    if (offers(d, VIRTIO_NET_F_MAC) &&
+        vhost_vdpa_read_config(&d->shared, &config, sizeof(config.mac),
+                               NULL) == sizeof(config.mac)) {
+        d->mac = qemu_mac_strdup_printf(config.mac);
+    }
+}
+
 static int vdpa_net_start(NetClientState *nc)
 {
     if (!nc->queue_index) {
+        read_mac(client(nc)->device);
         describe(client(nc));
     }
     return 0;
+}
+
+static void device_changed(VhostVDPAShared *s)
+{
+    VDPANetDevice *d = s->opaque;
+
+    if (d->first) {
+        describe(client(d->first));
+    }
 }
 
 static NetClientInfo vdpa_net_info = {
@@ -234,6 +268,9 @@ static void vdpa_net_destroy(NetClientState *nc)
 {
     VDPANetClient *c = client(nc);
 
+    if (c->device->first == nc) {
+        c->device->first = NULL;
+    }
     if (c->vhost_net) {
         vhost_net_cleanup(c->vhost_net);
         g_free(c->vhost_net);
@@ -274,7 +311,7 @@ static void merge_config(VhostVDPAShared *s, uint8_t *guest,
 #undef FIELD
     };
     static const uint8_t no_mac[ETH_ALEN];
-    VDPANetDevice *d = s->merge_opaque;
+    VDPANetDevice *d = s->opaque;
     int i;
 
     for (i = 0; i < ARRAY_SIZE(fields); i++) {
@@ -491,6 +528,10 @@ static NetClientState *new_client(VDPANetDevice *d, NetClientState *peer,
     d->refs++;
     c->vdpa.shared = &d->shared;
     c->vdpa.control_vq = control ? 2 * d->max_pairs : 0;
+    if (!pair) {
+        d->first = nc;
+        read_mac(d);
+    }
     describe(c);
     c->vhost_net = vhost_net_init(&options);
     return nc;
@@ -522,7 +563,8 @@ int net_init_vhost_vdpa(const Netdev *netdev, const char *name,
     d->shared.device_fd = fd;
     d->shared.label = d->label;
     d->shared.merge_config = merge_config;
-    d->shared.merge_opaque = d;
+    d->shared.changed = device_changed;
+    d->shared.opaque = d;
 
     if (!vhost_vdpa_shared_open(&d->shared, errp)) {
         goto out;

@@ -191,8 +191,8 @@ def step_calls(backend, uapi):
         calls[f'vhost_vdpa_uapi_{match[1]}'] = (
             {short(name) for name, _ in requests(body)} or
             {name + '()' for name in re.findall(r'\bmmap\b', body)})
-    calls['vhost_vdpa_memory_commit'] = {'IOTLB messages'}
-    calls['vhost_vdpa_memory_withdraw'] = {'IOTLB messages'}
+    for name in 'map', 'commit', 'withdraw':
+        calls[f'vhost_vdpa_memory_{name}'] = {'IOTLB messages'}
     calls['mmap'] = {'mmap()'}
 
     # A step does not change the state

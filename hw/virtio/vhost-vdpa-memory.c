@@ -8,8 +8,12 @@
 
 #include "qemu/osdep.h"
 #include <sys/resource.h>
+#include "block/thread-pool.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/thread.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
@@ -26,6 +30,21 @@
  */
 #define SMALL_LIMIT MiB
 
+/*
+ * Up to this much is mapped at once, which takes about 0.1 s where the host has
+ * to find and clear the memory first.  What is more is mapped in slices by a
+ * thread.  While a slice is mapped, the kernel lets nobody change this
+ * process' address space, and changes of the guest's memory have to wait; so
+ * one shall take SLICE_NS.  Large ones end where a large page does.
+ */
+#define AT_ONCE (512 * MiB)
+#define SLICE_MIN (64 * MiB)
+#define SLICE_MAX TiB
+#define SLICE_NS (25 * SCALE_MS)
+#define SLICE_ALIGN_MAX GiB
+/* How long whoever begins waits for the end, so that most see errors */
+#define PATIENCE_MS 40
+
 /**
  * struct VhostVDPAView - a window of the address space behind a vIOMMU
  * @m: whose it is
@@ -41,22 +60,57 @@ typedef struct VhostVDPAView {
     QLIST_ENTRY(VhostVDPAView) entry;
 } VhostVDPAView;
 
+/**
+ * struct VhostVDPASlice - a part of the guest's memory that a thread maps
+ * @lock: for @busy
+ * @idle: signalled when @busy becomes false
+ * @busy: the thread works, and the reconciler is its own
+ * @pending: it began, and its outcome was not looked at yet
+ * @bytes: how much to map
+ * @ok, @report, @err, @ns: the outcome, and how long it took
+ * @dropped: regions that the thread has no further use for
+ * @bh: looks at the outcome
+ *
+ * All else, and all but the work itself, is under the BQL.
+ */
+typedef struct VhostVDPASlice {
+    QemuMutex lock;
+    QemuCond idle;
+    bool busy;
+    bool pending;
+    uint64_t bytes;
+    bool ok;
+    VhostVDPAIOTLBReport report;
+    Error *err;
+    int64_t ns;
+    GPtrArray *dropped;
+    QEMUBH *bh;
+} VhostVDPASlice;
+
 struct VhostVDPAMemory {
     VhostVDPANode node;
-    VhostVDPAIOTLB *iotlb;
+    VhostVDPAIOTLB *iotlb;      /* to be used after slice_wait() only */
     MemoryListener listener;
     MemoryListener target;      /* of the memory that views lead to */
     bool target_changed;
     AddressSpace *as;           /* NULL until memory is followed */
-    VhostVDPAMemoryFailed *failed;
+    const VhostVDPAMemoryEvents *events;
     void *opaque;
     uint64_t private_bytes;     /* RAM no other process could share */
+    int64_t pinned;             /* before the first mapping, KiB */
     bool running;
+    bool mapping;               /* slices are mapped by a thread */
     bool replaying;             /* the listener is told what is there */
     bool in_transaction;        /* a commit of the listener is to follow */
+    bool translated;            /* there has been a view of this @as */
     Error *view_error;          /* a vIOMMU that cannot be followed */
     QLIST_HEAD(, VhostVDPAView) views;
     bool checked_sharing;
+    VhostVDPAIOTLBStats stats;  /* as of the last commit, or part of one */
+    char *last_error;
+    ThreadPool *pool;
+    VhostVDPASlice slice;
+    QEMUBH *changed_bh;
 };
 
 static int op_batch_begin(void *opaque, uint32_t asid)
@@ -97,7 +151,14 @@ static void op_ref(void *opaque, void *owner)
 
 static void op_unref(void *opaque, void *owner)
 {
-    memory_region_unref(owner);
+    VhostVDPAMemory *m = opaque;
+
+    if (m->slice.busy) {
+        /* In the thread, where a region must not come to its end */
+        g_ptr_array_add(m->slice.dropped, owner);
+    } else {
+        memory_region_unref(owner);
+    }
 }
 
 static const VhostVDPAIOTLBOps iotlb_ops = {
@@ -131,12 +192,12 @@ static int64_t pinned_kib(void)
  * out what it cannot share (drivers/vhost/vdpa.c, vhost_vdpa_va_map()).
  * Nothing tells such a driver apart but that the pinned memory did not grow.
  */
-static void check_sharing(VhostVDPAMemory *m, int64_t pinned_before)
+static void check_sharing(VhostVDPAMemory *m)
 {
     int64_t pinned = pinned_kib();
 
     m->checked_sharing = true;
-    if (m->private_bytes && pinned >= 0 && pinned == pinned_before) {
+    if (m->private_bytes && pinned >= 0 && pinned == m->pinned) {
         g_autofree char *size = size_to_str(m->private_bytes);
 
         warn_report("vhost-vdpa device '%s': %s of guest memory are private "
@@ -192,10 +253,221 @@ static void explain(VhostVDPAMemory *m, Error *cause, Error **errp)
     error_free(cause);
 }
 
-static bool commit(VhostVDPAMemory *m, Error **errp)
+/* Take note of what a commit, or part of one, did */
+static void account(VhostVDPAMemory *m, const VhostVDPAIOTLBReport *report,
+                    int64_t ns, bool ok)
 {
-    int64_t pinned = m->checked_sharing ? -1 : pinned_kib();
-    VhostVDPAIOTLBReport report = {};
+    vhost_vdpa_iotlb_stats(m->iotlb, VHOST_VDPA_GUEST_ASID, &m->stats);
+    if (report->messages) {
+        trace_vhost_vdpa_memory_commit(m->node.name, VHOST_VDPA_GUEST_ASID,
+                                       report->entries_before,
+                                       report->entries_after,
+                                       report->messages, report->bytes_mapped,
+                                       ns, ok);
+    }
+}
+
+static void announce(VhostVDPAMemory *m)
+{
+    if (QLIST_EMPTY(&m->views)) {
+        m->events->changed(m->opaque);
+    } else {
+        /* Guests map and unmap buffers at a high rate */
+        qemu_bh_schedule(m->changed_bh);
+    }
+}
+
+/* @err: why memory is missing, or NULL if none is */
+static void set_last_error(VhostVDPAMemory *m, Error *err)
+{
+    g_free(m->last_error);
+    m->last_error = err ? g_strdup(error_get_pretty(err)) : NULL;
+    announce(m);
+}
+
+static void changed_bh(void *opaque)
+{
+    VhostVDPAMemory *m = opaque;
+
+    m->events->changed(m->opaque);
+}
+
+static void finish(VhostVDPAMemory *m)
+{
+    if (!m->checked_sharing && m->stats.bytes_mapped) {
+        check_sharing(m);
+    }
+}
+
+/* --- Mapping in the background --- */
+
+/* In the thread: the reconciler is ours, the BQL is not */
+static int slice_work(void *opaque)
+{
+    VhostVDPAMemory *m = opaque;
+    VhostVDPASlice *slice = &m->slice;
+    int64_t start = get_clock();
+
+    slice->ok = vhost_vdpa_iotlb_commit_some(
+        m->iotlb, VHOST_VDPA_GUEST_ASID, slice->bytes,
+        MIN(pow2floor(slice->bytes), SLICE_ALIGN_MAX), &slice->report,
+        &slice->err);
+    slice->ns = get_clock() - start;
+
+    qemu_mutex_lock(&slice->lock);
+    slice->busy = false;
+    qemu_bh_schedule(slice->bh);
+    qemu_cond_signal(&slice->idle);
+    qemu_mutex_unlock(&slice->lock);
+    return 0;
+}
+
+/* Wait for the reconciler.  It can change hands only while we have the BQL */
+static void slice_wait(VhostVDPAMemory *m)
+{
+    VhostVDPASlice *slice = &m->slice;
+
+    if (slice->pending) {
+        QEMU_LOCK_GUARD(&slice->lock);
+        while (slice->busy) {
+            qemu_cond_wait(&slice->idle, &slice->lock);
+        }
+    }
+}
+
+/* The same, but not after @end; returns false then */
+static bool slice_wait_until(VhostVDPAMemory *m, int64_t end)
+{
+    VhostVDPASlice *slice = &m->slice;
+    bool in_time = true;
+
+    QEMU_LOCK_GUARD(&slice->lock);
+    while (slice->busy && in_time) {
+        int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+        in_time = now < end && qemu_cond_timedwait(&slice->idle, &slice->lock,
+                                                   end - now);
+    }
+    return !slice->busy;
+}
+
+static void slice_begin(VhostVDPAMemory *m)
+{
+    VhostVDPASlice *slice = &m->slice;
+
+    assert(!slice->pending);
+    slice->busy = true;
+    slice->pending = true;
+    if (!m->pool) {
+        m->pool = thread_pool_new();
+        thread_pool_set_max_threads(m->pool, 1);
+    }
+    thread_pool_submit(m->pool, slice_work, m, NULL);
+}
+
+/* Look at the outcome of a slice.  Returns false if it failed */
+static bool slice_end(VhostVDPAMemory *m, Error **errp)
+{
+    VhostVDPASlice *slice = &m->slice;
+    g_autoptr(GPtrArray) dropped = slice->dropped;
+
+    slice_wait(m);
+    slice->pending = false;
+    slice->dropped = g_ptr_array_new();
+    for (guint i = 0; i < dropped->len; i++) {
+        memory_region_unref(g_ptr_array_index(dropped, i));
+    }
+    account(m, &slice->report, slice->ns, slice->ok);
+    if (slice->report.bytes_mapped) {
+        /* In MiB, as bytes times nanoseconds are too many for 64 bits */
+        uint64_t fit = slice->report.bytes_mapped / MiB * SLICE_NS /
+                       MAX(slice->ns, 1);
+
+        slice->bytes = MIN(MAX(fit, SLICE_MIN / MiB), SLICE_MAX / MiB) * MiB;
+    }
+    error_propagate(errp, g_steal_pointer(&slice->err));
+    return slice->ok;
+}
+
+/* Do without the thread from now on */
+static void stop_mapping(VhostVDPAMemory *m)
+{
+    m->mapping = false;
+    if (m->slice.pending) {
+        slice_end(m, NULL);
+    }
+    g_clear_pointer(&m->pool, thread_pool_free);
+}
+
+/*
+ * Map slice after slice, and look on for @ms.  Returns false if one failed,
+ * which ends it all.
+ */
+static bool map_slices(VhostVDPAMemory *m, int ms, Error **errp)
+{
+    int64_t end = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ms;
+    Error *cause = NULL, *err = NULL;
+
+    do {
+        if (!m->slice.pending) {
+            slice_begin(m);
+        }
+        if (!slice_wait_until(m, end)) {
+            return true;
+        }
+    } while (slice_end(m, &cause) && m->slice.report.bytes_left);
+
+    stop_mapping(m);
+    if (cause) {
+        explain(m, cause, &err);
+        set_last_error(m, err);
+        error_propagate(errp, err);
+        return false;
+    }
+    finish(m);
+    set_last_error(m, NULL);
+    return true;
+}
+
+static void slice_bh(void *opaque)
+{
+    VhostVDPAMemory *m = opaque;
+    Error *err = NULL;
+
+    if (!m->slice.pending) {
+        /* Somebody did not want to wait for us */
+        return;
+    }
+    map_slices(m, 0, &err);
+    if (m->mapping) {
+        announce(m);
+    } else {
+        trace_vhost_vdpa_memory_mapped(m->node.name, m->stats.bytes, !err);
+        m->events->mapped(m->opaque, err);
+    }
+}
+
+/* --- Commits --- */
+
+/* Is there anything that keeps all that is wanted from being mapped? */
+static bool check(VhostVDPAMemory *m, Error **errp)
+{
+    Error *err = NULL;
+
+    if (m->view_error) {
+        error_propagate(errp, error_copy(m->view_error));
+        return false;
+    }
+    if (!vhost_vdpa_iotlb_check(m->iotlb, VHOST_VDPA_GUEST_ASID, &err)) {
+        explain(m, err, errp);
+        return false;
+    }
+    return true;
+}
+
+static bool commit_now(VhostVDPAMemory *m, Error **errp)
+{
+    VhostVDPAIOTLBReport report;
     int64_t start = get_clock();
     Error *err = NULL;
     bool ok;
@@ -204,21 +476,12 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
      * Before a start, do not pin gigabytes for nothing.  A device that runs
      * must be told at least what is gone, whatever else is wrong.
      */
-    if (m->view_error && !m->running) {
-        error_propagate(errp, error_copy(m->view_error));
+    if (!m->running && !check(m, errp)) {
         return false;
     }
-    ok = (m->running ||
-          vhost_vdpa_iotlb_check(m->iotlb, VHOST_VDPA_GUEST_ASID, &err)) &&
-         vhost_vdpa_iotlb_commit(m->iotlb, VHOST_VDPA_GUEST_ASID, &report,
+    ok = vhost_vdpa_iotlb_commit(m->iotlb, VHOST_VDPA_GUEST_ASID, &report,
                                  &err);
-    if (report.messages) {
-        trace_vhost_vdpa_memory_commit(m->node.name, VHOST_VDPA_GUEST_ASID,
-                                       report.entries_before,
-                                       report.entries_after, report.messages,
-                                       report.bytes_mapped,
-                                       get_clock() - start, ok);
-    }
+    account(m, &report, get_clock() - start, ok);
     if (!ok) {
         explain(m, err, errp);
         return false;
@@ -227,10 +490,20 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
         error_propagate(errp, error_copy(m->view_error));
         return false;
     }
-    if (!m->checked_sharing && report.maps) {
-        check_sharing(m, pinned);
-    }
+    finish(m);
     return true;
+}
+
+static bool commit(VhostVDPAMemory *m, Error **errp)
+{
+    Error *err = NULL;
+    bool ok;
+
+    stop_mapping(m);
+    ok = commit_now(m, &err);
+    set_last_error(m, err);
+    error_propagate(errp, err);
+    return ok;
 }
 
 /* Why the device is not given what a region holds, or NULL if it is */
@@ -315,9 +588,10 @@ static void send_changes(VhostVDPAMemory *m)
     /*
      * A device at rest need not know each turn of the firmware, which opens
      * windows in RAM and sizes BARs on top of it.  But a DIMM that is gone
-     * must not stay pinned until the device runs again.
+     * must not stay pinned until the device runs again.  The next slice takes
+     * along what changes while slices are mapped.
      */
-    if (m->replaying ||
+    if (m->replaying || m->mapping ||
         (!m->running &&
          vhost_vdpa_iotlb_obsolete(m->iotlb, VHOST_VDPA_GUEST_ASID) <
          SMALL_LIMIT)) {
@@ -327,7 +601,7 @@ static void send_changes(VhostVDPAMemory *m)
         return;
     }
     if (m->running) {
-        m->failed(m->opaque, err);
+        m->events->failed(m->opaque, err);
     } else {
         /* What is missing is tried again, and reported, at the next start */
         error_free(err);
@@ -405,6 +679,7 @@ static void view_notify(IOMMUNotifier *notifier, IOMMUTLBEntry *entry)
     uint64_t iova = entry->iova + view->offset;
     uint64_t last = iova + entry->addr_mask;
 
+    slice_wait(m);
     if (entry->perm == IOMMU_NONE) {
         trace_vhost_vdpa_memory_del(m->node.name, view->mr->name, iova, last);
         vhost_vdpa_iotlb_del(m->iotlb, VHOST_VDPA_GUEST_ASID,
@@ -427,6 +702,8 @@ static void view_add(VhostVDPAMemory *m, MemoryRegionSection *section)
                                                   int128_one()));
     Error *err = NULL;
 
+    slice_wait(m);
+    m->translated = true;
     view->m = m;
     view->mr = section->mr;
     view->offset = section->offset_within_address_space - first;
@@ -471,6 +748,7 @@ static void view_del(VhostVDPAMemory *m, MemoryRegionSection *section)
     uint64_t page = qemu_real_host_page_size();
     VhostVDPAView *view;
 
+    slice_wait(m);
     QLIST_FOREACH(view, &m->views, entry) {
         if (view->mr == section->mr &&
             view->notifier.start == section->offset_within_region) {
@@ -518,6 +796,7 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
     trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
                                 perm);
     m->private_bytes += private_ram(section, last - first + 1);
+    slice_wait(m);
     /* What the device cannot reach is reported by the commit */
     vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last, uaddr,
                          perm, mr, false, NULL);
@@ -542,6 +821,7 @@ static void region_del(MemoryListener *listener, MemoryRegionSection *section)
     }
     trace_vhost_vdpa_memory_del(m->node.name, section->mr->name, first, last);
     m->private_bytes -= private_ram(section, last - first + 1);
+    slice_wait(m);
     vhost_vdpa_iotlb_del(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last);
 }
 
@@ -587,14 +867,14 @@ static void target_commit(MemoryListener *listener)
 VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
                                        uint64_t first, uint64_t last,
                                        bool batching,
-                                       VhostVDPAMemoryFailed *failed,
+                                       const VhostVDPAMemoryEvents *events,
                                        void *opaque)
 {
     VhostVDPAMemory *m = g_new0(VhostVDPAMemory, 1);
 
     QLIST_INIT(&m->views);
     m->node = *node;
-    m->failed = failed;
+    m->events = events;
     m->opaque = opaque;
     m->listener = (MemoryListener) {
         .name = "vhost-vdpa",
@@ -615,11 +895,18 @@ VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
                                     qemu_real_host_page_size());
     vhost_vdpa_iotlb_set_batching(m->iotlb, batching);
     vhost_vdpa_iotlb_set_range(m->iotlb, first, last);
+    qemu_mutex_init(&m->slice.lock);
+    qemu_cond_init(&m->slice.idle);
+    m->slice.dropped = g_ptr_array_new();
+    /* Not from a nested event loop, as what follows can be a start */
+    m->slice.bh = aio_bh_new(iohandler_get_aio_context(), slice_bh, m);
+    m->changed_bh = aio_bh_new(iohandler_get_aio_context(), changed_bh, m);
     return m;
 }
 
-void vhost_vdpa_memory_unfollow(VhostVDPAMemory *m)
+bool vhost_vdpa_memory_unfollow(VhostVDPAMemory *m)
 {
+    stop_mapping(m);
     /* Unregistering reports every section as removed: nothing is to be sent */
     m->replaying = true;
     if (m->as) {
@@ -633,6 +920,7 @@ void vhost_vdpa_memory_unfollow(VhostVDPAMemory *m)
     vhost_vdpa_iotlb_clear(m->iotlb, VHOST_VDPA_GUEST_ASID);
     m->private_bytes = 0;
     g_clear_pointer(&m->view_error, error_free);
+    return m->translated;
 }
 
 void vhost_vdpa_memory_free(VhostVDPAMemory *m)
@@ -640,24 +928,96 @@ void vhost_vdpa_memory_free(VhostVDPAMemory *m)
     if (m) {
         vhost_vdpa_memory_unfollow(m);
         vhost_vdpa_iotlb_free(m->iotlb);
+        qemu_bh_delete(m->slice.bh);
+        qemu_bh_delete(m->changed_bh);
+        g_ptr_array_free(m->slice.dropped, true);
+        qemu_cond_destroy(&m->slice.idle);
+        qemu_mutex_destroy(&m->slice.lock);
+        g_free(m->last_error);
         g_free(m);
     }
+}
+
+static void follow(VhostVDPAMemory *m, AddressSpace *as)
+{
+    if (m->as == as) {
+        return;
+    }
+    vhost_vdpa_memory_unfollow(m);
+    if (!m->checked_sharing) {
+        m->pinned = pinned_kib();
+    }
+    m->translated = false;
+    /* Registering replays the whole address space; one commit takes all */
+    m->replaying = true;
+    memory_listener_register(&m->listener, as);
+    if (as != &address_space_memory) {
+        memory_listener_register(&m->target, &address_space_memory);
+    }
+    m->replaying = false;
+    m->as = as;
+}
+
+/* How much more this process may pin */
+static uint64_t memlock_room(void)
+{
+    uint64_t pinned = MAX(pinned_kib(), 0) * KiB;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) || limit.rlim_cur == RLIM_INFINITY) {
+        return UINT64_MAX;
+    }
+    return limit.rlim_cur - MIN(pinned, limit.rlim_cur);
+}
+
+bool vhost_vdpa_memory_map(VhostVDPAMemory *m, AddressSpace *as, Error **errp)
+{
+    uint64_t missing, room;
+    Error *err = NULL;
+
+    assert(!m->running);
+    follow(m, as);
+    if (m->mapping) {
+        return true;
+    }
+    vhost_vdpa_iotlb_stats(m->iotlb, VHOST_VDPA_GUEST_ASID, &m->stats);
+    missing = m->stats.bytes_desired -
+              (m->stats.bytes -
+               vhost_vdpa_iotlb_obsolete(m->iotlb, VHOST_VDPA_GUEST_ASID));
+    trace_vhost_vdpa_memory_map(m->node.name, m->stats.bytes_desired, missing);
+    if (missing <= AT_ONCE) {
+        return commit(m, errp);
+    }
+    if (!check(m, &err)) {
+        set_last_error(m, err);
+        error_propagate(errp, err);
+        return false;
+    }
+
+    m->mapping = true;
+    m->slice.bytes = SLICE_MIN;
+    room = memlock_room();
+    if (missing > room) {
+        /*
+         * Ask for too much right away.  A kernel that has to pin it refuses
+         * before it does; if there is no need to pin, it does not take long.
+         */
+        m->slice.bytes += room;
+        slice_begin(m);
+        slice_wait(m);
+    }
+    return map_slices(m, PATIENCE_MS, errp);
+}
+
+bool vhost_vdpa_memory_is_mapping(VhostVDPAMemory *m)
+{
+    return m->mapping;
 }
 
 bool vhost_vdpa_memory_commit(VhostVDPAMemory *m, AddressSpace *as,
                               Error **errp)
 {
-    if (m->as != as) {
-        vhost_vdpa_memory_unfollow(m);
-        /* Registering replays the whole address space; one commit takes all */
-        m->replaying = true;
-        memory_listener_register(&m->listener, as);
-        if (as != &address_space_memory) {
-            memory_listener_register(&m->target, &address_space_memory);
-        }
-        m->replaying = false;
-        m->as = as;
-    }
+    follow(m, as);
     return commit(m, errp);
 }
 
@@ -668,12 +1028,34 @@ void vhost_vdpa_memory_set_running(VhostVDPAMemory *m, bool running)
 
 bool vhost_vdpa_memory_withdraw(VhostVDPAMemory *m, Error **errp)
 {
-    Error *err = NULL;
+    VhostVDPAIOTLBReport report;
+    int64_t start = get_clock();
+    Error *cause = NULL, *err = NULL;
+    bool ok;
 
-    if (!vhost_vdpa_iotlb_withdraw(m->iotlb, VHOST_VDPA_GUEST_ASID, NULL,
-                                   &err)) {
-        explain(m, err, errp);
-        return false;
+    stop_mapping(m);
+    ok = vhost_vdpa_iotlb_withdraw(m->iotlb, VHOST_VDPA_GUEST_ASID, &report,
+                                   &cause);
+    account(m, &report, get_clock() - start, ok);
+    if (ok) {
+        announce(m);
+    } else {
+        explain(m, cause, &err);
+        set_last_error(m, err);
+        error_propagate(errp, err);
     }
-    return true;
+    return ok;
+}
+
+void vhost_vdpa_memory_get_info(VhostVDPAMemory *m, VhostVDPAMemoryInfo *info)
+{
+    *info = (VhostVDPAMemoryInfo) {
+        .bytes = m->stats.bytes,
+        .bytes_wanted = m->stats.bytes_desired,
+        .entries = m->stats.entries,
+        .messages = m->stats.messages,
+        .bytes_mapped = m->stats.bytes_mapped,
+        .mapping = m->mapping,
+        .last_error = m->last_error,
+    };
 }

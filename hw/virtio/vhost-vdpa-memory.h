@@ -23,11 +23,39 @@
 typedef struct VhostVDPAMemory VhostVDPAMemory;
 
 /**
- * VhostVDPAMemoryFailed - a change of memory did not reach a running device
- * @opaque: as given to vhost_vdpa_memory_new()
- * @err: names the device, the range and the cause; the callee owns it
+ * struct VhostVDPAMemoryEvents - what its user is told
+ * @failed: a change did not reach a running device.  The callee owns the error,
+ *          which names the device, the range and the cause
+ * @mapped: mapping in the background is over.  The error is NULL if the device
+ *          now has all memory; the callee owns it
+ * @changed: what vhost_vdpa_memory_get_info() tells may have changed
  */
-typedef void VhostVDPAMemoryFailed(void *opaque, Error *err);
+typedef struct VhostVDPAMemoryEvents {
+    void (*failed)(void *opaque, Error *err);
+    void (*mapped)(void *opaque, Error *err);
+    void (*changed)(void *opaque);
+} VhostVDPAMemoryEvents;
+
+/**
+ * struct VhostVDPAMemoryInfo - figures for people and managers
+ * @bytes: mapped now
+ * @bytes_wanted: to be mapped, if all goes well
+ * @entries: ranges they are made of
+ * @messages: IOTLB messages sent since the device was opened
+ * @bytes_mapped: all bytes ever mapped since the device was opened
+ * @mapping: more is being mapped in the background
+ * @last_error: why the device could not be given all memory the last time it
+ *              was tried, or NULL if it was; owned by the memory
+ */
+typedef struct VhostVDPAMemoryInfo {
+    uint64_t bytes;
+    uint64_t bytes_wanted;
+    uint64_t entries;
+    uint64_t messages;
+    uint64_t bytes_mapped;
+    bool mapping;
+    const char *last_error;
+} VhostVDPAMemoryInfo;
 
 /**
  * vhost_vdpa_memory_new() - follow no memory yet
@@ -35,15 +63,15 @@ typedef void VhostVDPAMemoryFailed(void *opaque, Error *err);
  * @first: first address the device can use
  * @last: last address the device can use, inclusive
  * @batching: the backend offers VHOST_BACKEND_F_IOTLB_BATCH
- * @failed: called when a change cannot be sent while the device runs
- * @opaque: for @failed
+ * @events: called with the BQL held; must stay valid
+ * @opaque: for @events
  *
  * Returns: to be freed with vhost_vdpa_memory_free()
  */
 VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
                                        uint64_t first, uint64_t last,
                                        bool batching,
-                                       VhostVDPAMemoryFailed *failed,
+                                       const VhostVDPAMemoryEvents *events,
                                        void *opaque);
 
 /**
@@ -53,11 +81,29 @@ VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
 void vhost_vdpa_memory_free(VhostVDPAMemory *m);
 
 /**
- * vhost_vdpa_memory_commit() - make the device see @as exactly
+ * vhost_vdpa_memory_map() - begin to give the device the memory of @as
  * @m: what to bring up to date
  * @as: the address space of the device's accesses, which can be one behind a
  *      virtual IOMMU; following it starts with the first call, and moves when
  *      the address space is another one
+ * @errp: names the device, the range that failed and the likely causes
+ *
+ * Pinning memory takes the host long.  So what is large is mapped in slices by
+ * a thread, while the monitor and the guest go on;
+ * vhost_vdpa_memory_is_mapping() then tells so, and an event that it is over.
+ * For a device that does not run.
+ *
+ * Returns: false if something failed already
+ */
+bool vhost_vdpa_memory_map(VhostVDPAMemory *m, AddressSpace *as, Error **errp);
+
+/** vhost_vdpa_memory_is_mapping() - does @m map in the background? */
+bool vhost_vdpa_memory_is_mapping(VhostVDPAMemory *m);
+
+/**
+ * vhost_vdpa_memory_commit() - make the device see @as exactly, at once
+ * @m: what to bring up to date
+ * @as: as for vhost_vdpa_memory_map()
  * @errp: names the device, the range that failed and the likely causes
  *
  * Returns: true if the device now has all of @as
@@ -71,8 +117,11 @@ bool vhost_vdpa_memory_commit(VhostVDPAMemory *m, AddressSpace *as,
  *
  * For one that may cease to exist, as that of a PCI device does.  Sends
  * nothing; the next vhost_vdpa_memory_commit() sends what is different then.
+ *
+ * Returns: true if a virtual IOMMU translated the device's accesses, which
+ * means that what is mapped is of use for nobody but the guest's driver
  */
-void vhost_vdpa_memory_unfollow(VhostVDPAMemory *m);
+bool vhost_vdpa_memory_unfollow(VhostVDPAMemory *m);
 
 /**
  * vhost_vdpa_memory_set_running() - does the device access memory
@@ -90,8 +139,11 @@ void vhost_vdpa_memory_set_running(VhostVDPAMemory *m, bool running);
  * @errp: names the device, the range that failed and the cause
  *
  * For a reset that does not keep the device's translations.  The next
- * vhost_vdpa_memory_commit() maps all of it again.
+ * vhost_vdpa_memory_map() maps all of it again.
  */
 bool vhost_vdpa_memory_withdraw(VhostVDPAMemory *m, Error **errp);
+
+/** vhost_vdpa_memory_get_info() - present figures */
+void vhost_vdpa_memory_get_info(VhostVDPAMemory *m, VhostVDPAMemoryInfo *info);
 
 #endif

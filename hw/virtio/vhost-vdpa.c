@@ -26,18 +26,33 @@
 #include "hw/virtio/virtio-net.h"
 #include "hw/virtio/virtio-qmp.h"
 #include "qapi/error.h"
+#include "qapi/qapi-events-virtio.h"
+#include "qapi/visitor.h"
 #include "qemu/error-report.h"
 #include "qemu/host-utils.h"
 #include "qemu/main-loop.h"
 #include "qom/object.h"
 #include "standard-headers/linux/virtio_config.h"
 #include "standard-headers/linux/virtio_ids.h"
+#include "system/runstate.h"
 #include "vhost-vdpa-memory.h"
 #include "vhost-vdpa-uapi.h"
 #include "trace.h"
 
 #define TYPE_VHOST_VDPA_DOORBELL "vhost-vdpa-doorbell"
 OBJECT_DECLARE_SIMPLE_TYPE(VhostVDPADoorbell, VHOST_VDPA_DOORBELL)
+
+#define TYPE_VHOST_VDPA_STATUS "vhost-vdpa-status"
+OBJECT_DECLARE_SIMPLE_TYPE(VhostVDPAStatus, VHOST_VDPA_STATUS)
+
+/**
+ * struct VhostVDPAStatus - shows an open device to managers, read only
+ * @shared: the device, or NULL once it is closed
+ */
+struct VhostVDPAStatus {
+    Object parent_obj;
+    VhostVDPAShared *shared;
+};
 
 /**
  * struct VhostVDPADoorbell - a page that notifies a virtqueue
@@ -116,6 +131,16 @@ struct VhostVDPARing {
 
 /* The most a kernel can accept as ring size (drivers/vhost/vdpa.c) */
 #define MAX_RING_ENTRIES 32768
+
+/* There is something new to tell about the device */
+static void changed(void *opaque)
+{
+    VhostVDPAShared *s = opaque;
+
+    if (s->changed) {
+        s->changed(s);
+    }
+}
 
 static VhostVDPANode node(VhostVDPAShared *s)
 {
@@ -372,11 +397,31 @@ static void needs_reset_bh(void *opaque)
     object_unref(OBJECT(vdev));
 }
 
+/* ID of the device that the user added, such as the PCI card around it */
+static const char *user_id(VirtIODevice *vdev)
+{
+    DeviceState *dev = DEVICE(vdev);
+
+    while (dev && !dev->id) {
+        BusState *bus = qdev_get_parent_bus(dev);
+
+        dev = bus ? bus->parent : NULL;
+    }
+    return dev ? dev->id : NULL;
+}
+
 /* Tell the user and the guest, once, that the device does not work */
-static void device_broken(VirtIODevice *vdev, Error *err)
+static void device_broken(VhostVDPAShared *s, VirtIODevice *vdev, Error *err)
 {
     if (!vdev->broken) {
+        g_autofree char *path = object_get_canonical_path(OBJECT(vdev));
+
         virtio_error(vdev, "%s", error_get_pretty(err));
+        g_free(s->last_error);
+        s->last_error = g_strdup(error_get_pretty(err));
+        qapi_event_send_vhost_vdpa_broken(user_id(vdev), path, s->name,
+                                          s->last_error);
+        changed(s);
         /*
          * If the guest is just writing the device status, what it writes
          * replaces NEEDS_RESET.
@@ -391,8 +436,16 @@ static void memory_failed(void *opaque, Error *err)
 {
     VhostVDPAShared *s = opaque;
 
-    device_broken(s->vdev, err);
+    device_broken(s, s->vdev, err);
 }
+
+static void memory_mapped(void *opaque, Error *err);
+
+static const VhostVDPAMemoryEvents memory_events = {
+    .failed = memory_failed,
+    .mapped = memory_mapped,
+    .changed = changed,
+};
 
 static bool step_prepare_memory(VhostVDPAShared *s, Error **errp)
 {
@@ -401,7 +454,7 @@ static bool step_prepare_memory(VhostVDPAShared *s, Error **errp)
     s->memory = vhost_vdpa_memory_new(
         &n, s->iova_range.first, s->iova_range.last,
         has_backend_feature(s, VHOST_BACKEND_F_IOTLB_BATCH),
-        memory_failed, s);
+        &memory_events, s);
     return true;
 }
 
@@ -486,6 +539,28 @@ static bool step_bind_groups(VhostVDPAShared *s, Error **errp)
                                            errp)) {
             return false;
         }
+    }
+    return true;
+}
+
+/* What is large goes on in the background, and holds up the start */
+static bool step_map_memory(VhostVDPAShared *s, Error **errp)
+{
+    return vhost_vdpa_memory_map(s->memory, s->as, errp);
+}
+
+/*
+ * So that the next start need not wait for it.  What fails, or failed before,
+ * is tried again, and reported, by that start.
+ */
+static bool step_map_early(VhostVDPAShared *s, Error **errp)
+{
+    VhostVDPAMemoryInfo info;
+
+    vhost_vdpa_memory_get_info(s->memory, &info);
+    if (s->as == &address_space_memory && !s->reset_failed &&
+        !info.last_error && !runstate_check(RUN_STATE_SHUTDOWN)) {
+        vhost_vdpa_memory_map(s->memory, s->as, NULL);
     }
     return true;
 }
@@ -603,13 +678,6 @@ static const TypeInfo doorbell_info = {
     .instance_size = sizeof(VhostVDPADoorbell),
     .instance_finalize = doorbell_finalize,
 };
-
-static void register_types(void)
-{
-    type_register_static(&doorbell_info);
-}
-
-type_init(register_types)
 
 static VhostVDPADoorbell *doorbell_new(VhostVDPAShared *s, unsigned vq)
 {
@@ -735,13 +803,14 @@ static bool step_drain_kicks(VhostVDPAShared *s, Error **errp)
  * Whether a driver keeps its translations at a reset is anybody's guess unless
  * the backend says so; the vhost layer always keeps its own and would refuse
  * to map them a second time.  A device that does not let itself be reset, when
- * the guest is about to use the memory for something else, loses it anyhow.
+ * the guest is about to use the memory for something else, loses it anyhow.  So
+ * does one whose driver had it translated by an IOMMU of the guest's.
  */
 static bool step_withdraw_memory(VhostVDPAShared *s, Error **errp)
 {
     vhost_vdpa_memory_set_running(s->memory, false);
     if (has_backend_feature(s, VHOST_BACKEND_F_IOTLB_PERSIST) &&
-        !s->reset_failed) {
+        s->as && !s->reset_failed) {
         return true;
     }
     return vhost_vdpa_memory_withdraw(s->memory, errp);
@@ -797,9 +866,14 @@ typedef struct VhostVDPATransition {
 
 /* The order that the kernel's interface asks for, for a device at rest */
 #define RESET_STEPS \
-    { step_withdraw_memory, step_reset, step_withdraw_memory }
+    { step_withdraw_memory, step_reset, step_withdraw_memory, \
+      step_map_early }
 /* One that may be working must not lose memory that it was given */
 #define RESET_RUNNING_STEPS \
+    { step_unmap_doorbells, step_reset, step_withdraw_memory, \
+      step_drain_kicks, step_map_early }
+/* What made a change of state fail will most likely last */
+#define GIVE_UP_STEPS \
     { step_unmap_doorbells, step_reset, step_withdraw_memory, \
       step_drain_kicks }
 /* The kernel resets and unmaps when the file is closed, which follows */
@@ -817,26 +891,26 @@ static const VhostVDPATransition transitions[] = {
     }, {
         .from = VHOST_VDPA_OWNED, .to = VHOST_VDPA_CONFIGURED,
         .steps = { step_retry_reset, step_acknowledge, step_send_features,
-                   step_bind_groups, step_commit_memory },
-        .undo = RESET_RUNNING_STEPS,
+                   step_bind_groups, step_map_memory },
+        .undo = GIVE_UP_STEPS,
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_CONFIGURED, .to = VHOST_VDPA_RUNNING,
         .steps = { step_commit_memory, step_send_interrupts,
                    step_enable_rings, step_driver_ok, step_map_doorbells,
                    step_kick_rings },
-        .undo = RESET_RUNNING_STEPS,
+        .undo = GIVE_UP_STEPS,
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_RUNNING, .to = VHOST_VDPA_SUSPENDED,
         .steps = { step_unmap_doorbells, step_suspend, step_drain_kicks },
-        .undo = RESET_RUNNING_STEPS,
+        .undo = GIVE_UP_STEPS,
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_SUSPENDED, .to = VHOST_VDPA_RUNNING,
         .steps = { step_commit_memory, step_send_interrupts, step_resume,
                    step_enable_rings, step_map_doorbells, step_kick_rings },
-        .undo = RESET_RUNNING_STEPS,
+        .undo = GIVE_UP_STEPS,
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_CONFIGURED, .to = VHOST_VDPA_OWNED,
@@ -902,8 +976,13 @@ static bool change_state(VhostVDPAShared *s, VhostVDPAState to, Error **errp)
         }
     }
     s->state = ok ? t->to : t->otherwise;
+    s->start_pending = false;
+    if (s->state == VHOST_VDPA_RUNNING) {
+        g_clear_pointer(&s->last_error, g_free);
+    }
     trace_vhost_vdpa_state(s->name, state_names[from], state_names[s->state],
                            ok);
+    changed(s);
     return ok;
 }
 
@@ -914,6 +993,115 @@ static bool reset_idle(VhostVDPAShared *s, Error **errp)
             s->state != VHOST_VDPA_SUSPENDED) ||
            change_state(s, VHOST_VDPA_OWNED, errp);
 }
+
+/* --- What managers see of an open device --- */
+
+void vhost_vdpa_shared_get_info(VhostVDPAShared *s, VhostVDPAInfo *info)
+{
+    VhostVDPAMemoryInfo memory;
+
+    vhost_vdpa_memory_get_info(s->memory, &memory);
+    *info = (VhostVDPAInfo) {
+        .state = state_names[s->state],
+        .start_pending = s->start_pending,
+        .bytes = memory.bytes,
+        .bytes_wanted = memory.bytes_wanted,
+        .bytes_mapped = memory.bytes_mapped,
+        .entries = memory.entries,
+        .messages = memory.messages,
+        .last_error = memory.last_error ?: s->last_error,
+    };
+}
+
+static VhostVDPAInfo status_info(Object *obj)
+{
+    VhostVDPAStatus *status = VHOST_VDPA_STATUS(obj);
+    VhostVDPAInfo info = { .state = state_names[VHOST_VDPA_CLOSED] };
+
+    if (status->shared) {
+        vhost_vdpa_shared_get_info(status->shared, &info);
+    }
+    return info;
+}
+
+static char *status_get_device(Object *obj, Error **errp)
+{
+    VhostVDPAStatus *status = VHOST_VDPA_STATUS(obj);
+
+    return g_strdup(status->shared ? status->shared->name : "");
+}
+
+static char *status_get_state(Object *obj, Error **errp)
+{
+    return g_strdup(status_info(obj).state);
+}
+
+static char *status_get_last_error(Object *obj, Error **errp)
+{
+    return g_strdup(status_info(obj).last_error ?: "");
+}
+
+static bool status_get_start_pending(Object *obj, Error **errp)
+{
+    return status_info(obj).start_pending;
+}
+
+/* All figures of one moment */
+static void status_get_memory(Object *obj, Visitor *v, const char *name,
+                              void *opaque, Error **errp)
+{
+    VhostVDPAInfo info = status_info(obj);
+
+    if (!visit_start_struct(v, name, NULL, 0, errp)) {
+        return;
+    }
+    if (visit_type_uint64(v, "mapped-bytes", &info.bytes, errp) &&
+        visit_type_uint64(v, "wanted-bytes", &info.bytes_wanted, errp) &&
+        visit_type_uint64(v, "entries", &info.entries, errp) &&
+        visit_type_uint64(v, "messages", &info.messages, errp) &&
+        visit_type_uint64(v, "total-mapped-bytes", &info.bytes_mapped,
+                          errp)) {
+        visit_check_struct(v, errp);
+    }
+    visit_end_struct(v, NULL);
+}
+
+static void status_class_init(ObjectClass *oc, void *data)
+{
+    object_class_property_add_str(oc, "device", status_get_device, NULL);
+    object_class_property_set_description(oc, "device",
+        "the character device");
+    object_class_property_add_str(oc, "state", status_get_state, NULL);
+    object_class_property_set_description(oc, "state",
+        "owned, configured, running or suspended");
+    object_class_property_add_bool(oc, "start-pending",
+                                   status_get_start_pending, NULL);
+    object_class_property_set_description(oc, "start-pending",
+        "it is to run as soon as the guest's memory is mapped");
+    object_class_property_add(oc, "memory", "struct",
+                              status_get_memory, NULL, NULL, NULL);
+    object_class_property_set_description(oc, "memory",
+        "what the device can reach, and what that took");
+    object_class_property_add_str(oc, "last-error", status_get_last_error,
+                                  NULL);
+    object_class_property_set_description(oc, "last-error",
+        "why it is broken or lacks memory, or an empty string");
+}
+
+static const TypeInfo status_info_type = {
+    .name = TYPE_VHOST_VDPA_STATUS,
+    .parent = TYPE_OBJECT,
+    .instance_size = sizeof(VhostVDPAStatus),
+    .class_init = status_class_init,
+};
+
+static void register_types(void)
+{
+    type_register_static(&doorbell_info);
+    type_register_static(&status_info_type);
+}
+
+type_init(register_types)
 
 /* --- Life of an open device --- */
 
@@ -957,6 +1145,10 @@ bool vhost_vdpa_shared_open(VhostVDPAShared *s, Error **errp)
         return false;
     }
     s->open = true;
+    s->status = object_new(TYPE_VHOST_VDPA_STATUS);
+    VHOST_VDPA_STATUS(s->status)->shared = s;
+    object_property_add_child(object_get_container("backend"),
+                              TYPE_VHOST_VDPA_STATUS "[*]", s->status);
     trace_vhost_vdpa_open(s->name, s->device_id, s->device_features,
                           s->backend_features, s->num_vqs);
     return true;
@@ -968,8 +1160,13 @@ void vhost_vdpa_shared_close(VhostVDPAShared *s)
         return;
     }
     assert(QTAILQ_EMPTY(&s->devs));
+    VHOST_VDPA_STATUS(s->status)->shared = NULL;
+    object_unparent(s->status);
+    object_unref(s->status);
+    s->changed = NULL;
     change_state(s, VHOST_VDPA_CLOSED, NULL);
     g_clear_pointer(&s->name, g_free);
+    g_clear_pointer(&s->last_error, g_free);
     s->open = false;
 }
 
@@ -980,7 +1177,7 @@ bool vhost_vdpa_shared_map_memory(VhostVDPAShared *s, Error **errp)
         return false;
     }
     s->as = &address_space_memory;
-    return step_commit_memory(s, errp);
+    return step_map_memory(s, errp);
 }
 
 int vhost_vdpa_read_config(VhostVDPAShared *s, void *config, size_t size,
@@ -1006,9 +1203,46 @@ int vhost_vdpa_read_config(VhostVDPAShared *s, void *config, size_t size,
  */
 static int start_failed(VhostVDPAShared *s, VirtIODevice *vdev, Error *err)
 {
-    device_broken(vdev, err);
+    device_broken(s, vdev, err);
     reset_idle(s, NULL);
     return 0;
+}
+
+/*
+ * The guest's driver is done with setting up the device.  It may use it from
+ * now on, but not count on an answer: kicks stay in their eventfds until
+ * the device runs.
+ */
+static int start(VhostVDPAShared *s, VirtIODevice *vdev)
+{
+    Error *err = NULL;
+
+    s->start_pending = vhost_vdpa_memory_is_mapping(s->memory);
+    if (s->start_pending) {
+        trace_vhost_vdpa_start_pending(s->name);
+        changed(s);
+    } else if (!change_state(s, VHOST_VDPA_RUNNING, &err)) {
+        return start_failed(s, vdev, err);
+    }
+    return 0;
+}
+
+static void memory_mapped(void *opaque, Error *err)
+{
+    VhostVDPAShared *s = opaque;
+
+    if (s->start_pending) {
+        if (err) {
+            start_failed(s, s->vdev, err);
+        } else {
+            start(s, s->vdev);
+        }
+    } else if (err) {
+        warn_report("%s", error_get_pretty(err));
+        warn_report("vhost-vdpa device '%s': the guest will not be able to "
+                    "use it until the cause is removed", s->name);
+        error_free(err);
+    }
 }
 
 static int vhost_vdpa_init(struct vhost_dev *dev, void *opaque, Error **errp)
@@ -1450,13 +1684,11 @@ static bool is_last_part(struct vhost_dev *dev)
 static int vhost_vdpa_start(VhostVDPA *v)
 {
     VhostVDPAShared *s = v->shared;
-    Error *err = NULL;
 
-    if (is_last_part(v->dev) && s->state != VHOST_VDPA_OWNED &&
-        !change_state(s, VHOST_VDPA_RUNNING, &err)) {
-        return start_failed(s, v->dev->vdev, err);
+    if (!is_last_part(v->dev) || s->state == VHOST_VDPA_OWNED) {
+        return 0;
     }
-    return 0;
+    return start(s, v->dev->vdev);
 }
 
 static void vhost_vdpa_stop(VhostVDPA *v)
@@ -1477,7 +1709,7 @@ static void vhost_vdpa_stop(VhostVDPA *v)
         }
         break;
     case VHOST_VDPA_CONFIGURED:
-        /* Another part failed to start, and will not be stopped */
+        /* It waits for memory, or another part failed and is not stopped */
         change_state(s, VHOST_VDPA_OWNED, &err);
         break;
     default:
@@ -1516,10 +1748,14 @@ static void vhost_vdpa_reset_status(struct vhost_dev *dev)
     if (!is_last_part(dev)) {
         return;
     }
-    if (s->as != &address_space_memory) {
+    if (s->as && s->as != &address_space_memory) {
         /* It is the guest's device's, and nobody tells us when that goes */
-        vhost_vdpa_memory_unfollow(s->memory);
-        s->as = NULL;
+        s->as = vhost_vdpa_memory_unfollow(s->memory) ? NULL :
+                                                        &address_space_memory;
+        if (s->state == VHOST_VDPA_OWNED) {
+            step_withdraw_memory(s, NULL);
+            step_map_early(s, NULL);
+        }
     }
     if ((!has_backend_feature(s, VHOST_BACKEND_F_RESUME) ||
          (dev->vdev->vm_running && !told_of_resets)) &&

@@ -686,7 +686,6 @@ static void check_iommu_fault(VdpaNic *nic, uint64_t iova)
 /* The guest decides what the device reaches, and at which address */
 static void test_viommu(const void *soft)
 {
-    bool persist = !strstr(soft, "--persist off");
     VdpaTest *t = vdpa_start_qemu(soft, VIRTIO_IOMMU_OPTIONS);
     VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
     g_autoptr(GPtrArray) removed = NULL, all = NULL;
@@ -702,7 +701,7 @@ static void test_viommu(const void *soft)
 
     iommu = iommu_new(nic);
     removed = removals(t);
-    g_assert_cmpint(removed->len > 0, ==, persist);
+    g_assert_cmpuint(removed->len, >, 0);
     vdpa_soft_skip(t->soft);
     vdpa_nic_prepare(nic, 0);
     g_assert_true(vdpa_nic_has(nic, VIRTIO_F_ACCESS_PLATFORM));
@@ -753,10 +752,9 @@ static void test_viommu(const void *soft)
     assert_iommu_mapped(iommu);
     check_iommu_fault(nic, more.tx_iova);
 
-    /* A new start is for the same mappings, less those of old rings */
+    /* What the driver mapped is of no use to anybody after it */
     qvirtio_reset(nic->vdev);
-    g_assert_cmpuint(vdpa_soft_number(t->soft, "mappings"), ==,
-                     persist ? iommu->ranges->len : 0);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "mappings"), ==, 0);
     while (iommu->ranges->len > 0) {
         iommu_unmap(iommu, g_array_index(iommu->ranges, VdpaRange, 0).first);
     }
@@ -1129,7 +1127,7 @@ static void test_not_memory(void)
         { BIT_ULL(52), MiB, 3 },
         { -64 * KiB, 64 * KiB, 3 },
     };
-    const uint64_t rom = 0xf0000, rom_iova = 96 * GiB, top_iova = -4096ull;
+    const uint64_t rom = 0xf0000, rom_iova = 96 * GiB;
     size_t size = 600;
     g_autofree uint8_t *frame = g_malloc(size);
     g_autofree char *hex = NULL;
@@ -1163,18 +1161,6 @@ static void test_not_memory(void)
         assert_pieces(t, 0, expected);
         iommu_check_data(nic, &buffers, i);
         iommu_set(iommu, iova, 0, maps[i].size, 0);
-        assert_pieces(t, 0, rings);
-    }
-
-    /* At the last address there is */
-    {
-        g_autoptr(GArray) expected = g_array_copy(rings);
-
-        iommu_set(iommu, top_iova, rom, 4096, 3);
-        expect_mapped(expected, memory, top_iova, rom, 4096, 3);
-        assert_pieces(t, 0, expected);
-        check_tx_from(nic, top_iova, rom, size);
-        iommu_set(iommu, top_iova, 0, 4096, 0);
         assert_pieces(t, 0, rings);
     }
 
@@ -1474,13 +1460,6 @@ static void test_domains(const void *soft)
     iommu_check_data(nic, &later, 34);
     virtio_iommu_detach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN);
     set_bypass(iommu, true);
-    assert_pieces(t, 0, memory);
-
-    /* Nothing is lost, and nothing remains, however often it moves */
-    for (i = 0; i < 50; i++) {
-        virtio_iommu_attach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN, 0);
-        virtio_iommu_detach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN);
-    }
     assert_pieces(t, 0, memory);
 
     /* While it is at rest, nobody needs to know */
@@ -2285,14 +2264,6 @@ int main(int argc, char **argv)
     add_kinds("bus-master", kinds, 4, test_bus_master);
     qtest_add_data_func("vhost-vdpa/iommu/domains/batch", "--map any",
                         test_domains);
-    qtest_add_data_func("vhost-vdpa/iommu/domains/like-sim",
-                        "--like sim --map any", test_domains);
-    qtest_add_data_func("vhost-vdpa/iommu/domains/like-vduse",
-                        "--like vduse --map any", test_domains);
-    qtest_add_data_func("vhost-vdpa/iommu/domains/like-vp-vdpa",
-                        "--like vp_vdpa --memlock unlimited", test_domains);
-    qtest_add_data_func("vhost-vdpa/iommu/domains/like-mlx5",
-                        "--like mlx5 --memlock unlimited", test_domains);
     qtest_add_data_func("vhost-vdpa/iommu/domains/no-batch",
                         "--map any --dma-map --backend-features 1fa",
                         test_domains);

@@ -54,7 +54,8 @@ typedef enum VhostVDPAState {
  * @merge_config: NULL to show the guest the device's configuration space as
  *                it is; or called to move the @size bytes read into
  *                @guest, which holds what QEMU would show by itself
- * @merge_opaque: for @merge_config's user
+ * @changed: NULL, or called when vhost_vdpa_shared_get_info() has news
+ * @opaque: for the user of @merge_config and @changed
  */
 struct VhostVDPAShared {
     int device_fd;
@@ -63,12 +64,14 @@ struct VhostVDPAShared {
     char *name;
     void (*merge_config)(VhostVDPAShared *s, uint8_t *guest,
                          const uint8_t *device, size_t size);
-    void *merge_opaque;
+    void (*changed)(VhostVDPAShared *s);
+    void *opaque;
 
     /*< private >*/
     VhostVDPAState state;
     bool open;
     bool reset_failed;          /* to be tried again before the next use */
+    bool start_pending;         /* runs as soon as it has all memory */
     bool warned_ring;           /* of rings larger than @max_ring */
     bool warned_control;        /* of settings lost */
     uint32_t device_id;
@@ -82,8 +85,10 @@ struct VhostVDPAShared {
     uint64_t features;          /* accepted by FEATURES_OK */
     int config_call_fd;         /* -1: none */
     VirtIODevice *vdev;         /* may be gone while closed, owned, suspended */
-    AddressSpace *as;           /* the guest's device's; NULL: not known yet */
+    AddressSpace *as;           /* to be seen by the device; NULL: not known */
     struct VhostVDPAMemory *memory;
+    char *last_error;           /* why it broke the last time */
+    Object *status;             /* shows figures to managers */
     QTAILQ_HEAD(, vhost_vdpa) devs;
 };
 
@@ -149,12 +154,44 @@ void vhost_vdpa_shared_close(VhostVDPAShared *s);
  * @errp: names the device, the range that failed and the likely causes
  *
  * From now on the device's IOTLB follows the guest's memory.  Done before a
- * guest driver needs it because pinning memory takes long.  Does nothing when
- * already done.  Called with the BQL held.
+ * guest driver needs it because pinning memory takes long; so long that more
+ * than 512 MiB are mapped in the background, and a driver that starts the
+ * device has to wait.  Called with the BQL held.
  *
- * Returns: true when the device has all of the guest's memory
+ * Returns: false if something failed already
  */
 bool vhost_vdpa_shared_map_memory(VhostVDPAShared *s, Error **errp);
+
+/**
+ * struct VhostVDPAInfo - what there is to tell about a device
+ * @state: name of its enum VhostVDPAState, in lower case
+ * @start_pending: it is to run as soon as it has all of the guest's memory
+ * @bytes: memory that is mapped, bytes
+ * @bytes_wanted: memory that is to be mapped, bytes
+ * @bytes_mapped: all that was ever mapped since it was opened, bytes
+ * @entries: ranges that are mapped
+ * @messages: IOTLB messages sent since it was opened
+ * @last_error: why it broke, or lacks memory; NULL; valid while the BQL is held
+ */
+typedef struct VhostVDPAInfo {
+    const char *state;
+    bool start_pending;
+    uint64_t bytes;
+    uint64_t bytes_wanted;
+    uint64_t bytes_mapped;
+    uint64_t entries;
+    uint64_t messages;
+    const char *last_error;
+} VhostVDPAInfo;
+
+/**
+ * vhost_vdpa_shared_get_info() - state and figures of an open device
+ * @s: an open device
+ * @info: filled in
+ *
+ * Called with the BQL held.
+ */
+void vhost_vdpa_shared_get_info(VhostVDPAShared *s, VhostVDPAInfo *info);
 
 /**
  * vhost_vdpa_read_config() - read the configuration space

@@ -1,0 +1,468 @@
+/*
+ * QTest testcase for vhost-vdpa: guests whose memory takes long to map
+ *
+ * The guest has 64 GiB, which nothing touches, and the software device takes
+ * its time for each GiB, as a host that pins memory does.  How long that is
+ * decides no test: what has to wait for the mapping is looked at while one that
+ * would take very long is under way, which is then made fast.
+ *
+ * Copyright (c) 2026 The vhost-vdpa backend authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "libvdpa-guest.h"
+#include "qemu/units.h"
+#include "qobject/qbool.h"
+#include "qobject/qdict.h"
+#include "qobject/qstring.h"
+
+#define RAM_BYTES (64 * GiB)
+#define LARGE_OPTIONS                                                  \
+    "-object memory-backend-memfd,id=large,size=64G,share=on,"         \
+    "reserve=off -M memory-backend=large -m 64G,slots=2,maxmem=128G "
+
+/* Half a minute in all; calls to the device wait for 25 ms now and then */
+#define SLOW "--map any --slow-pin 400 "
+
+static VdpaTest *start_large(const char *soft, const char *qemu)
+{
+    g_autofree char *args = g_strdup_printf(LARGE_OPTIONS "%s", qemu);
+
+    return vdpa_start_qemu(soft, args);
+}
+
+static VdpaTest *start_slow(const char *soft)
+{
+    g_autofree char *options = g_strdup_printf(SLOW "%s", soft);
+
+    return start_large(options, VDPA_NETDEV_OPTION VDPA_NIC_OPTION);
+}
+
+static uint64_t mapped(VdpaTest *t)
+{
+    return vdpa_soft_number(t->soft, "mapped-bytes");
+}
+
+/* What a manager sees */
+static QObject *status_property(VdpaTest *t, const char *property)
+{
+    QDict *reply = qtest_qmp(t->qts, "{ 'execute': 'qom-get', 'arguments': {"
+                             " 'path': '/backend/vhost-vdpa-status[0]',"
+                             " 'property': %s } }", property);
+    QObject *value = qdict_get(reply, "return");
+
+    g_assert_nonnull(value);
+    qobject_ref(value);
+    qobject_unref(reply);
+    return value;
+}
+
+/* What there is to map, as managers see it */
+static uint64_t wanted(VdpaTest *t)
+{
+    QObject *memory = status_property(t, "memory");
+    QDict *figures = qobject_to(QDict, memory);
+    uint64_t bytes = qdict_get_int(figures, "wanted-bytes");
+
+    g_assert_cmpuint(bytes, >, RAM_BYTES - MiB);
+    g_assert_cmpuint(qdict_get_int(figures, "mapped-bytes"), <=, bytes);
+    qobject_unref(memory);
+    return bytes;
+}
+
+static bool start_is_pending(VdpaTest *t)
+{
+    QObject *value = status_property(t, "start-pending");
+    bool pending = qbool_get_bool(qobject_to(QBool, value));
+
+    qobject_unref(value);
+    return pending;
+}
+
+static char *status_text(VdpaTest *t, const char *property)
+{
+    QObject *value = status_property(t, property);
+    char *text = g_strdup(qstring_get_str(qobject_to(QString, value)));
+
+    qobject_unref(value);
+    return text;
+}
+
+static void go_on(VdpaTest *t)
+{
+    vdpa_soft_do(t->soft, "slow-pin 0");
+}
+
+/* All memory, and nothing but memory, in one batch, before anything else */
+static void assert_mapped_once(VdpaTest *t)
+{
+    g_autoptr(GPtrArray) all = vdpa_soft_file_messages(t->soft);
+
+    vdpa_assert_memory_mapped(t);
+    g_assert_cmpuint(vdpa_count_calls(all, "IOTLB_BATCH_BEGIN"), ==, 1);
+    g_assert_cmpuint(vdpa_count_calls(all, "IOTLB_BATCH_END"), ==, 1);
+    g_assert_cmpuint(vdpa_count_calls(all, "IOTLB_INVALIDATE"), ==, 0);
+    g_assert_cmpuint(vdpa_count_calls(all, "IOTLB_UPDATE"), ==,
+                     vdpa_soft_number(t->soft, "mappings"));
+}
+
+/* While memory is mapped, the monitor answers, again and again */
+static void test_monitor(void)
+{
+    VdpaTest *t = start_large("--map any --slow-pin 20 ",
+                              VDPA_NETDEV_OPTION VDPA_NIC_OPTION);
+    unsigned answers = 0;
+    uint64_t last = 0, now;
+    VdpaNic *nic;
+
+    do {
+        qtest_qmp_assert_success(t->qts, "{ 'execute': 'query-status' }");
+        now = mapped(t);
+        answers += now > last && now < wanted(t);
+        last = now;
+    } while (now < wanted(t));
+    /* Each of them came after another slice, and before the last */
+    g_assert_cmpuint(answers, >=, 10);
+    /* None of which takes much longer than the 25 ms that are intended */
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "largest-update"), <=, 2 * GiB);
+
+    nic = vdpa_start_nic(t, 0);
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_mapped_once(t);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* Where mapping costs nothing, it is done when QEMU is up */
+static void test_fast(void)
+{
+    VdpaTest *t = start_large("--map any",
+                              VDPA_NETDEV_OPTION VDPA_NIC_OPTION);
+    g_autoptr(GPtrArray) calls = NULL;
+    VdpaNic *nic;
+
+    while (mapped(t) < wanted(t)) {
+        ;
+    }
+    vdpa_soft_skip(t->soft);
+    nic = vdpa_start_nic(t, 0);
+    vdpa_soft_wait(t->soft, "status == 15");
+    calls = vdpa_soft_messages(t->soft);
+    g_assert_cmpuint(vdpa_count_calls(calls, "IOTLB"), ==, 0);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* A driver need not wait, but its device does */
+static void test_start_waits(void)
+{
+    VdpaTest *t = start_slow("");
+    VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+    g_autofree char *before = NULL, *after = NULL, *state = NULL;
+    g_autoptr(GPtrArray) calls = NULL;
+    uint8_t *frame = g_malloc(100);
+    size_t size = 100;
+    QVirtQueue *vq;
+    uint64_t addr;
+    uint32_t head;
+    unsigned i;
+
+    vdpa_soft_do(t->soft, "capture on");
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_cmphex(vdpa_nic_status(nic), ==, 0xf);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "status"), ==, 0xb);
+    g_assert_true(start_is_pending(t));
+    before = qtest_hmp(t->qts, "info network");
+    g_assert_nonnull(strstr(before, ",state=configured,start-pending,"));
+
+    /* What it is told meanwhile is not lost */
+    vdpa_make_frame(frame, size, 1);
+    addr = vdpa_nic_new_buffer(nic, frame, size);
+    vq = vdpa_nic_tx(nic, 0);
+    head = qvirtqueue_add(t->qts, vq, addr, VDPA_HEADER_SIZE + size, false,
+                          false);
+    vdpa_nic_offer(nic, vq, head);
+    g_assert_true(start_is_pending(t));
+    g_assert_cmpuint(mapped(t), <, wanted(t));
+
+    go_on(t);
+    vdpa_soft_wait(t->soft, "status == 15");
+    vdpa_nic_take(nic, vq, head);
+    vdpa_assert_captured(t, 1, &frame, &size);
+    guest_free(&t->alloc, addr);
+    g_free(frame);
+    g_assert_false(start_is_pending(t));
+    state = status_text(t, "state");
+    g_assert_cmpstr(state, ==, "running");
+    after = qtest_hmp(t->qts, "info network");
+    g_assert_nonnull(strstr(after, ",state=running,mapped-bytes="));
+    vdpa_nic_check_data(nic, 2);
+
+    /* Not even rings were enabled before */
+    calls = vdpa_soft_file_messages(t->soft);
+    for (i = calls->len; !g_str_has_prefix(calls->pdata[i - 1], "IOTLB"); i--) {
+        ;
+    }
+    g_assert_cmpuint(i, <, calls->len);
+    for (; i > 0; i--) {
+        g_assert_false(g_str_has_prefix(calls->pdata[i - 1],
+                                        "SET_VRING_ENABLE"));
+        g_assert_cmpstr(calls->pdata[i - 1], !=, "SET_STATUS status=0xf");
+    }
+    assert_mapped_once(t);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* Whatever happens before the device could start */
+static void test_stop_pending(void)
+{
+    VdpaTest *t = start_slow("");
+    VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+
+    /* The guest is paused, and continues */
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+    vdpa_stop_guest(t);
+    g_assert_false(start_is_pending(t));
+    vdpa_continue_guest(t);
+    g_assert_true(start_is_pending(t));
+
+    /* The driver has second thoughts */
+    vdpa_nic_negotiate(nic, 0);
+    g_assert_false(start_is_pending(t));
+    vdpa_nic_free_vqs(nic);
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+
+    /* The machine is reset */
+    qtest_system_reset(t->qts);
+    g_assert_false(start_is_pending(t));
+    vdpa_nic_free(nic);
+    nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+    g_assert_cmpuint(mapped(t), <, wanted(t));
+
+    go_on(t);
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_mapped_once(t);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* Memory that comes and goes meanwhile */
+static void test_hotplug(void)
+{
+    VdpaTest *t = start_slow("");
+    VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+    go_on(t);
+    vdpa_add_dimm(t, 64);
+    vdpa_soft_wait(t->soft, "status == 15");
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_remove_dimm(t);
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 3);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* The user gives up while memory is mapped, with and without a driver */
+static void test_quit(const void *opaque)
+{
+    bool pending = opaque;
+    VdpaTest *t = start_large(SLOW,
+                              VDPA_NETDEV_OPTION VDPA_NIC_OPTION);
+    VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+
+    if (pending) {
+        vdpa_nic_prepare(nic, 0);
+        vdpa_nic_set_driver_ok(nic);
+        g_assert_true(start_is_pending(t));
+    }
+    g_assert_cmpuint(mapped(t), <, wanted(t));
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* A card that is plugged in need not wait, nor does the monitor */
+static void test_device_add(void)
+{
+    VdpaTest *t = start_large(SLOW, "");
+    VdpaNic *nic;
+
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'netdev_add', 'arguments':"
+                             " { 'id': 'net0', 'type': 'vhost-vdpa',"
+                             " 'vhostdev': %s } }", VDPA_NODE);
+    qtest_qmp_device_add(t->qts, "virtio-net-pci", "nic0", "{ 'netdev': 'net0',"
+                         " 'addr': %s, 'mac': %s }",
+                         stringify(VDPA_NIC_SLOT), VDPA_GUEST_MAC);
+    g_assert_cmpuint(mapped(t), <, wanted(t));
+    nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+    go_on(t);
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_mapped_once(t);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* Where a reset costs the mappings, they are made again right after it */
+static void test_reset(void)
+{
+    VdpaTest *t = start_large("--map any --persist off",
+                              VDPA_NETDEV_OPTION VDPA_NIC_OPTION);
+    VdpaNic *nic = vdpa_start_nic(t, 0);
+
+    vdpa_soft_wait(t->soft, "status == 15");
+    vdpa_nic_check_data(nic, 1);
+    vdpa_soft_do(t->soft, "slow-pin 400");
+    vdpa_nic_negotiate(nic, 0);
+    vdpa_nic_free_vqs(nic);
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+    go_on(t);
+    vdpa_soft_wait(t->soft, "status == 15");
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 3);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+static void expect_broken(VdpaTest *t)
+{
+    g_autoptr(QDict) event = qtest_qmp_eventwait_ref(t->qts,
+                                                     "VHOST_VDPA_BROKEN");
+    QDict *data = qdict_get_qdict(event, "data");
+
+    g_assert_cmpstr(qdict_get_str(data, "device"), ==, "nic0");
+    g_assert_cmpstr(qdict_get_str(data, "path"), ==,
+                    "/machine/peripheral/nic0/virtio-backend");
+    g_assert_cmpstr(qdict_get_str(data, "vhost-device"), ==, VDPA_NODE);
+    g_assert_nonnull(strstr(qdict_get_str(data, "error"), "cannot map"));
+}
+
+/* It fails when QEMU is up already: whoever needs it is told */
+static void test_fails(void)
+{
+    g_autofree char *none = NULL, *error = NULL, *later = NULL;
+    VdpaTest *t = start_slow("");
+    VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+
+    none = status_text(t, "last-error");
+    g_assert_cmpstr(none, ==, "");
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+    vdpa_soft_do(t->soft, "fail IOTLB_UPDATE 1 EFAULT always");
+    go_on(t);
+    expect_broken(t);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, "'" VDPA_NODE "'.*cannot map.*");
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "status") &
+                     VIRTIO_CONFIG_S_DRIVER_OK, ==, 0);
+    error = status_text(t, "last-error");
+    g_assert_nonnull(strstr(error, "cannot map"));
+
+    /* A driver that tries again is told again */
+    vdpa_nic_negotiate(nic, 0);
+    vdpa_nic_free_vqs(nic);
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    expect_broken(t);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, "'" VDPA_NODE "'.*cannot map.*");
+
+    vdpa_soft_do(t->soft, "unfail");
+    vdpa_nic_negotiate(nic, 0);
+    vdpa_nic_free_vqs(nic);
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    vdpa_soft_wait(t->soft, "status == 15");
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 1);
+    later = status_text(t, "last-error");
+    g_assert_cmpstr(later, ==, "");
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* The same before there is a driver that could be told */
+static void test_fails_idle(void)
+{
+    VdpaTest *t = start_slow("");
+    g_autofree char *error = NULL;
+    VdpaNic *nic;
+
+    vdpa_soft_do(t->soft, "fail IOTLB_UPDATE 1 EFAULT");
+    go_on(t);
+    while (!vdpa_has_error(t)) {
+        /* Answers as long as QEMU lives */
+        qtest_qmp_assert_success(t->qts, "{ 'execute': 'query-status' }");
+    }
+    error = status_text(t, "last-error");
+    g_assert_nonnull(strstr(error, "cannot map"));
+    vdpa_take_error(t, "warning: vhost-vdpa device '" VDPA_NODE
+                    "'.*cannot map");
+    nic = vdpa_start_nic(t, 0);
+    vdpa_soft_wait(t->soft, "status == 15");
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* A limit that cannot suffice is found before anything is pinned */
+static void test_memlock(void)
+{
+    VdpaSoft *soft = vdpa_soft_new();
+    g_autoptr(GPtrArray) calls = NULL;
+    g_auto(GStrv) lines = NULL;
+
+    g_assert_cmpint(vdpa_soft_run(soft, "ulimit -S -l 64;",
+                                  "--map pa --slow-pin 400",
+                                  "-M pc -nodefaults " LARGE_OPTIONS
+                                  VDPA_NETDEV_OPTION VDPA_NIC_OPTION), ==, 1);
+    lines = vdpa_soft_error_lines(soft);
+    g_assert_cmpuint(g_strv_length(lines), ==, 1);
+    g_assert_true(g_regex_match_simple("'" VDPA_NODE "'.*RLIMIT_MEMLOCK is "
+                                       "65536 bytes.*687[0-9]{8} bytes",
+                                       lines[0], 0, 0));
+    vdpa_soft_free(soft);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    qtest_add_func("vhost-vdpa/large/monitor", test_monitor);
+    qtest_add_func("vhost-vdpa/large/fast", test_fast);
+    qtest_add_func("vhost-vdpa/large/start-waits", test_start_waits);
+    qtest_add_func("vhost-vdpa/large/stop-pending", test_stop_pending);
+    qtest_add_func("vhost-vdpa/large/hotplug", test_hotplug);
+    qtest_add_data_func("vhost-vdpa/large/quit", NULL, test_quit);
+    qtest_add_data_func("vhost-vdpa/large/quit-pending", "", test_quit);
+    qtest_add_func("vhost-vdpa/large/device-add", test_device_add);
+    qtest_add_func("vhost-vdpa/large/reset", test_reset);
+    qtest_add_func("vhost-vdpa/large/fails", test_fails);
+    qtest_add_func("vhost-vdpa/large/fails-idle", test_fails_idle);
+    qtest_add_func("vhost-vdpa/large/memlock", test_memlock);
+    return g_test_run();
+}
