@@ -1213,12 +1213,22 @@ typedef struct Kind {
 
 static const Kind kinds[] = {
     { "intel", INTEL_IOMMU_OPTIONS, intel_iommu_new },
+    { "intel-ats", "-M q35 -device intel-iommu,caching-mode=on,device-iotlb=on "
+      VDPA_NETDEV_OPTION IOMMU_NIC_OPTION ",vectors=0,ats=on",
+      intel_iommu_new },
     { "virtio", VIRTIO_IOMMU_OPTIONS, iommu_new },
+    { "generic", "-M q35 -device virtio-iommu-pci,addr=5 "
+      "-device vhost-vdpa-device-pci,vhostdev=" VDPA_NODE ",addr=4,"
+      "disable-legacy=on,iommu_platform=on", iommu_new },
+    /* Without an IOMMU */
     { "none", "-M q35 " VDPA_NETDEV_OPTION VDPA_NIC_OPTION
       ",disable-legacy=on,vectors=0", NULL },
     { "platform", "-M q35 " VDPA_NETDEV_OPTION IOMMU_NIC_OPTION ",vectors=0",
       NULL },
 };
+
+#define NUM_IOMMU_CARDS 3
+#define NUM_IOMMU_KINDS 4
 
 /* All IOTLB messages since the last time are one batch of @count such ones */
 static void assert_batch(VdpaTest *t, const char *message, unsigned count)
@@ -2261,7 +2271,7 @@ int main(int argc, char **argv)
                         "--map any --persist off", test_viommu);
     qtest_add_func("vhost-vdpa/memory/viommu-reboot", test_viommu_reboot);
     qtest_add_func("vhost-vdpa/iommu/not-memory", test_not_memory);
-    add_kinds("bus-master", kinds, 4, test_bus_master);
+    add_kinds("bus-master", kinds, ARRAY_SIZE(kinds), test_bus_master);
     qtest_add_data_func("vhost-vdpa/iommu/domains/batch", "--map any",
                         test_domains);
     qtest_add_data_func("vhost-vdpa/iommu/domains/no-batch",
@@ -2271,11 +2281,11 @@ int main(int argc, char **argv)
                         test_intel_pages);
     qtest_add_data_func("vhost-vdpa/iommu/pages/48-bits", GUINT_TO_POINTER(4),
                         test_intel_pages);
-    add_kinds("out-of-range", kinds, 2, test_out_of_range);
+    add_kinds("out-of-range", kinds, NUM_IOMMU_CARDS, test_out_of_range);
     qtest_add_func("vhost-vdpa/iommu/two-devices", test_two_devices);
-    add_kinds("many", kinds, 2, test_many);
-    add_kinds("reset", kinds, 2, test_reset);
+    add_kinds("many", kinds, NUM_IOMMU_KINDS, test_many);
+    add_kinds("reset", kinds, NUM_IOMMU_KINDS, test_reset);
     qtest_add_func("vhost-vdpa/iommu/hotplug", test_hotplug);
-    add_kinds("memory-changes", kinds, 2, test_memory_changes);
+    add_kinds("memory-changes", kinds, NUM_IOMMU_CARDS, test_memory_changes);
     return g_test_run();
 }
