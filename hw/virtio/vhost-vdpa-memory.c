@@ -1055,7 +1055,6 @@ void vhost_vdpa_memory_get_info(VhostVDPAMemory *m, VhostVDPAMemoryInfo *info)
         .entries = m->stats.entries,
         .messages = m->stats.messages,
         .bytes_mapped = m->stats.bytes_mapped,
-        .mapping = m->mapping,
         .last_error = m->last_error,
     };
 }

@@ -43,7 +43,6 @@ typedef struct VhostVDPAMemoryEvents {
  * @entries: ranges they are made of
  * @messages: IOTLB messages sent since the device was opened
  * @bytes_mapped: all bytes ever mapped since the device was opened
- * @mapping: more is being mapped in the background
  * @last_error: why the device could not be given all memory the last time it
  *              was tried, or NULL if it was; owned by the memory
  */
@@ -53,7 +52,6 @@ typedef struct VhostVDPAMemoryInfo {
     uint64_t entries;
     uint64_t messages;
     uint64_t bytes_mapped;
-    bool mapping;
     const char *last_error;
 } VhostVDPAMemoryInfo;
 

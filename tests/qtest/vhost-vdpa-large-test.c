@@ -157,6 +157,27 @@ static void test_fast(void)
     vdpa_end(t);
 }
 
+/* Before the switchover, the destination of a migration has all of it mapped */
+static void test_incoming(void)
+{
+    VdpaTest *t = start_large("--map any --slow-pin 20", "-incoming defer "
+                              VDPA_NETDEV_OPTION VDPA_NIC_OPTION);
+    g_autofree char *state = NULL;
+    QDict *status;
+
+    while (mapped(t) < wanted(t)) {
+        ;
+    }
+    assert_mapped_once(t);
+    state = status_text(t, "state");
+    g_assert_cmpstr(state, ==, "owned");
+    status = qtest_qmp(t->qts, "{ 'execute': 'query-status' }");
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(status, "return"), "status"),
+                    ==, "inmigrate");
+    qobject_unref(status);
+    vdpa_end(t);
+}
+
 /* A driver need not wait, but its device does */
 static void test_start_waits(void)
 {
@@ -454,6 +475,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     qtest_add_func("vhost-vdpa/large/monitor", test_monitor);
     qtest_add_func("vhost-vdpa/large/fast", test_fast);
+    qtest_add_func("vhost-vdpa/large/incoming", test_incoming);
     qtest_add_func("vhost-vdpa/large/start-waits", test_start_waits);
     qtest_add_func("vhost-vdpa/large/stop-pending", test_stop_pending);
     qtest_add_func("vhost-vdpa/large/hotplug", test_hotplug);
