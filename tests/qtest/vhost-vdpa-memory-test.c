@@ -760,7 +760,7 @@ static void flush_rcu(VdpaTest *t)
     const uint64_t size = 28 * KiB;
     int i;
 
-    for (i = 0; i < 8; i++) {
+    for (i = 0; i < 4; i++) {
         add_backend(t, "unused", size);
         g_assert_cmpuint(count_backends(t, size), ==, 1);
         remove_backend(t, "unused");
@@ -917,17 +917,18 @@ static const struct {
     { PCI_ROM_ADDRESS, NOWHERE, 1 },
 };
 
-static char *new_rom(void)
+static char *new_rom(size_t size)
 {
-    uint8_t rom[512] = { 0x55, 0xaa, 1 };
+    g_autofree uint8_t *rom = g_malloc(size);
     g_autoptr(GError) err = NULL;
     char *path;
     int fd;
 
-    memset(rom + 3, 0x77, sizeof(rom) - 3);
+    vdpa_make_frame(rom, size, 1);
+    memcpy(rom, (const uint8_t[]) { 0x55, 0xaa, size / 512 }, 3);
     fd = g_file_open_tmp("vhost-vdpa-test-XXXXXX", &path, &err);
     g_assert_no_error(err);
-    g_assert_cmpint(write(fd, rom, sizeof(rom)), ==, sizeof(rom));
+    g_assert_cmpint(write(fd, rom, size), ==, size);
     close(fd);
     return path;
 }
@@ -935,18 +936,27 @@ static char *new_rom(void)
 static void test_split(void)
 {
     const char *soft = "--map any";
-    g_autofree char *rom = new_rom();
+    g_autofree char *rom_a = new_rom(8 * KiB), *rom_b = new_rom(512);
     g_autofree char *args =
-        g_strdup_printf(SMALL_OPTIONS SHM_OPTIONS("shm-a", "64K", "6")
+        g_strdup_printf(SMALL_OPTIONS
+                        SHM_OPTIONS("shm-a", "64K", "6,romfile=%s")
                         SHM_OPTIONS("shm-b", "4K", "7,romfile=%s")
-                        VDPA_NETDEV_OPTION VDPA_NIC_OPTION, rom);
+                        VDPA_NETDEV_OPTION VDPA_NIC_OPTION, rom_a, rom_b);
     VdpaTest *t = vdpa_start_qemu(soft, args);
     VdpaNic *nic = vdpa_start_nic(t, 0);
     unsigned i, faults;
 
-    g_unlink(rom);
+    g_unlink(rom_a);
+    g_unlink(rom_b);
     set_bar(t, SHM_SLOT, SHM_BAR, SPLIT_A);
     assert_exact(t, soft);
+    /* A ROM right behind it, for which pages are large enough */
+    set_bar(t, SHM_SLOT, PCI_ROM_ADDRESS, SPLIT_A + SPLIT_SIZE);
+    assert_exact(t, soft);
+    check_reads(nic, SPLIT_A + SPLIT_SIZE);
+    check_reads(nic, SPLIT_A + SPLIT_SIZE + 8 * KiB - 100);
+    check_denied(nic, SPLIT_A + SPLIT_SIZE);
+    check_writes(nic, SPLIT_A + SPLIT_SIZE - 100, 1);
     for (i = 0; i < ARRAY_SIZE(splits); i++) {
         vdpa_soft_skip(t->soft);
         set_bar(t, SPLIT_B_SLOT, splits[i].reg, splits[i].addr);
@@ -1196,49 +1206,84 @@ static void assert_held(VdpaTest *t, uint64_t addr, uint64_t size, bool held)
     }
 }
 
-/* A removal that the kernel refuses */
-static void test_references(void)
+static void add_removable_shm(VdpaTest *t)
 {
-    const char *soft = "--map any";
-    const uint64_t size = 64 * KiB;
-    VdpaTest *t = vdpa_start(soft);
+    add_shm(t, 0, 64 * KiB);
+    set_bar(t, NEW_SLOT, SHM_BAR, SHM_NEW_BASE);
+}
+
+static void remove_removable_shm(VdpaTest *t)
+{
+    remove_shm(t, 0);
+}
+
+static void add_removable_dimm(VdpaTest *t)
+{
+    vdpa_add_dimm(t, 64);
+}
+
+/**
+ * struct Removable - RAM that the guest can lose
+ * @addr: where it is
+ */
+typedef struct Removable {
+    uint64_t addr;
+    uint64_t size;
+    void (*add)(VdpaTest *t);
+    void (*remove)(VdpaTest *t);
+} Removable;
+
+static const Removable removable_shm = {
+    SHM_NEW_BASE, 64 * KiB, add_removable_shm, remove_removable_shm,
+};
+
+static const Removable removable_dimm = {
+    4 * GiB, 64 * MiB, add_removable_dimm, vdpa_remove_dimm,
+};
+
+/* A removal that the kernel refuses */
+static void fail_removal(VdpaNic *nic, const Removable *r)
+{
+    g_autofree char *complaint =
+        g_strdup_printf("'" VDPA_NODE "'.*0x%" PRIx64, r->addr);
+    VdpaTest *t = nic->t;
+
+    r->add(t);
+    vdpa_soft_do(t->soft, "fail IOTLB_INVALIDATE 1 EFAULT always");
+    r->remove(t);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, complaint);
+    assert_held(t, r->addr, r->size, true);
+}
+
+static void test_references(const void *opaque)
+{
+    const Removable *r = opaque;
+    VdpaTest *t = vdpa_start("--map any");
     VdpaNic *nic = vdpa_start_nic(t, 0);
     int i;
 
     for (i = 0; i < 2; i++) {
-        add_shm(t, 0, size);
-        set_bar(t, NEW_SLOT, SHM_BAR, SHM_NEW_BASE);
-        assert_held(t, SHM_NEW_BASE, size, true);
-        check_writes(nic, SHM_NEW_BASE, 1);
-        remove_shm(t, 0);
-        assert_held(t, SHM_NEW_BASE, size, false);
+        r->add(t);
+        assert_held(t, r->addr, r->size, true);
+        check_writes(nic, r->addr, 1);
+        r->remove(t);
+        assert_held(t, r->addr, r->size, false);
     }
 
-    add_shm(t, 0, size);
-    set_bar(t, NEW_SLOT, SHM_BAR, SHM_NEW_BASE);
-    vdpa_soft_do(t->soft, "fail IOTLB_INVALIDATE 1 EFAULT always");
-    remove_shm(t, 0);
-    vdpa_nic_wait_needs_reset(nic);
-    vdpa_take_error(t, "'" VDPA_NODE "'.*0xc8000000");
-    assert_held(t, SHM_NEW_BASE, size, true);
+    fail_removal(nic, r);
     vdpa_soft_do(t->soft, "unfail");
     vdpa_nic_check_recovery(nic);
-    assert_exact(t, soft);
-    assert_held(t, SHM_NEW_BASE, size, false);
+    assert_exact(t, "--map any");
+    assert_held(t, r->addr, r->size, false);
 
-    /* Not even QEMU's own end of the device is in the way */
-    add_shm(t, 0, size);
-    set_bar(t, NEW_SLOT, SHM_BAR, SHM_NEW_BASE);
-    vdpa_soft_do(t->soft, "fail IOTLB_INVALIDATE 1 EFAULT always");
-    remove_shm(t, 0);
-    vdpa_nic_wait_needs_reset(nic);
-    vdpa_take_error(t, "'" VDPA_NODE "'.*0xc8000000");
-    assert_held(t, SHM_NEW_BASE, size, true);
+    /* Closing the device needs no removals */
+    fail_removal(nic, r);
     vdpa_nic_free(nic);
     qpci_unplug_acpi_device_test(t->qts, "nic0", VDPA_NIC_SLOT);
     qtest_qmp_assert_success(t->qts, "{ 'execute': 'netdev_del',"
                              "  'arguments': { 'id': 'net0' } }");
-    wait_no_backend(t, size);
+    wait_no_backend(t, r->size);
     vdpa_end(t);
 }
 
@@ -1609,10 +1654,13 @@ static size_t numbered_frame(uint8_t *frame, uint32_t number)
  * @stop: tells the thread to end
  * @problem: what the thread found, if anything
  * @received: frames the thread received; changes while it runs
+ * @next: the number of the one it expects
+ * @jump: the number that may come instead, as a reset loses frames
  * @rx: buffers of the receive queue, by the head of their chain
  * @tx: the same of the transmit queue
  * @extra: where buffers with an odd number shall be, or NOWHERE
- * @rx_count: frames that the guest received
+ * @rx_count: frames that the guest received, or that were lost
+ * @rx_jump: the next one may come after lost ones
  * @tx_count: frames that the guest offered
  */
 typedef struct Traffic {
@@ -1622,31 +1670,44 @@ typedef struct Traffic {
     GThread *thread;
     char *problem;
     unsigned received;
+    uint32_t next;
+    uint32_t jump;
 
     uint64_t area;
     uint64_t rx[TRAFFIC_DEPTH];
     uint64_t tx[TRAFFIC_DEPTH];
     uint64_t extra;
     uint32_t rx_count;
+    bool rx_jump;
     uint32_t tx_count;
 } Traffic;
+
+static bool is_frame(const uint8_t *data, size_t size, uint32_t number)
+{
+    uint8_t expected[FRAME_MAX];
+
+    return size == numbered_frame(expected, number) &&
+           !memcmp(data, expected, size);
+}
 
 /* The thread: frames that the guest sent */
 static bool take_frames(Traffic *tr, GByteArray *in)
 {
-    uint8_t expected[FRAME_MAX];
     size_t pos = 0;
 
     while (in->len - pos >= 4 &&
            in->len - pos >= 4 + ldl_be_p(in->data + pos)) {
         size_t size = ldl_be_p(in->data + pos);
 
-        if (size != numbered_frame(expected, tr->received) ||
-            memcmp(in->data + pos + 4, expected, size)) {
+        if (!is_frame(in->data + pos + 4, size, tr->next)) {
+            tr->next = qatomic_read(&tr->jump);
+        }
+        if (!is_frame(in->data + pos + 4, size, tr->next)) {
             tr->problem = g_strdup_printf("frame %u from the guest is wrong",
-                                          tr->received);
+                                          tr->next);
             return false;
         }
+        tr->next++;
         qatomic_inc(&tr->received);
         pos += 4 + size;
     }
@@ -1738,10 +1799,21 @@ static void traffic_pump(Traffic *tr)
 
     /* One at a time: there is no end of either */
     if (qvirtqueue_get_buf(t->qts, vdpa_nic_rx(tr->nic, 0), &head, &len)) {
-        size_t size = numbered_frame(expected, tr->rx_count++);
+        uint64_t frame = tr->rx[head] + VDPA_HEADER_SIZE;
+        size_t size;
 
+        if (tr->rx_jump) {
+            uint32_t number;
+
+            qtest_memread(t->qts, frame + NUMBER_OFFSET, &number, 4);
+            number = be32_to_cpu(number);
+            g_assert_cmpuint(number, >=, tr->rx_count);
+            tr->rx_count = number;
+            tr->rx_jump = false;
+        }
+        size = numbered_frame(expected, tr->rx_count++);
         g_assert_cmpuint(len, ==, VDPA_HEADER_SIZE + size);
-        vdpa_assert_mem(t, tr->rx[head] + VDPA_HEADER_SIZE, expected, size);
+        vdpa_assert_mem(t, frame, expected, size);
         offer_rx(tr, head);
     }
     if (qvirtqueue_get_buf(t->qts, vdpa_nic_tx(tr->nic, 0), &head, &len)) {
@@ -1765,27 +1837,47 @@ static void traffic_wait(Traffic *tr, unsigned frames)
     }
 }
 
-static void traffic_start(Traffic *tr, VdpaNic *nic)
+static void traffic_fill(Traffic *tr)
 {
-    QTestState *qts = nic->t->qts;
+    QTestState *qts = tr->nic->t->qts;
     unsigned i;
 
+    for (i = 0; i < TRAFFIC_DEPTH; i++) {
+        g_assert_cmpuint(qvirtqueue_add(qts, vdpa_nic_rx(tr->nic, 0), 0,
+                                        VDPA_HEADER_SIZE + FRAME_MAX, true,
+                                        false), ==, i);
+        offer_rx(tr, i);
+        g_assert_cmpuint(qvirtqueue_add(qts, vdpa_nic_tx(tr->nic, 0), 0, 0,
+                                        false, false), ==, i);
+        offer_tx(tr, i);
+    }
+}
+
+static void traffic_start(Traffic *tr, VdpaNic *nic)
+{
     tr->nic = nic;
     tr->extra = NOWHERE;
     tr->area = guest_alloc(&nic->t->alloc, 2 * TRAFFIC_DEPTH * BUFFER_SIZE);
     tr->wire = accept(nic->t->soft->wire_fd, NULL, NULL);
     g_assert_cmpint(tr->wire, >=, 0);
     g_assert_true(g_unix_open_pipe(tr->stop, FD_CLOEXEC, NULL));
-    for (i = 0; i < TRAFFIC_DEPTH; i++) {
-        g_assert_cmpuint(qvirtqueue_add(qts, vdpa_nic_rx(nic, 0), 0,
-                                        VDPA_HEADER_SIZE + FRAME_MAX, true,
-                                        false), ==, i);
-        offer_rx(tr, i);
-        g_assert_cmpuint(qvirtqueue_add(qts, vdpa_nic_tx(nic, 0), 0, 0, false,
-                                        false), ==, i);
-        offer_tx(tr, i);
-    }
+    traffic_fill(tr);
     tr->thread = g_thread_new("wire", traffic_thread, tr);
+}
+
+/* The guest's driver is loaded again; the other end knows nothing of it */
+static void traffic_restart(Traffic *tr, const char *soft)
+{
+    VdpaTest *t = tr->nic->t;
+
+    qatomic_set(&tr->jump, tr->tx_count);
+    vdpa_nic_start(tr->nic, 0);
+    tr->rx_jump = true;
+    traffic_fill(tr);
+    traffic_wait(tr, TRAFFIC_DEPTH);
+    assert_exact(t, soft);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "faults"), ==, 0);
+    vdpa_soft_skip(t->soft);
 }
 
 static void traffic_stop(Traffic *tr)
@@ -1908,6 +2000,9 @@ static void change_hotplug(Traffic *tr, const char *soft)
         traffic_check(tr, soft, "buffers in a new DIMM");
         /* The other one is as near as can be */
         traffic_move(tr, section_address(t, "shm-1"));
+        if (i > 0) {
+            traffic_restart(tr, soft);
+        }
         remove_second_dimm(t);
         traffic_check(tr, soft, "a DIMM less");
 
@@ -1929,6 +2024,7 @@ static void change_bars(Traffic *tr, const char *soft)
     set_bar(t, SHM_SLOT, SHM_BAR, TRAFFIC_SHM);
     traffic_check(tr, soft, "a BAR that is placed");
     traffic_move(tr, TRAFFIC_SHM);
+    traffic_restart(tr, soft);
     for (i = 0; i < 2; i++) {
         /* Right behind, and in front of, what is in use */
         set_bar(t, VGA_SLOT, VGA_BAR, TRAFFIC_SHM + MiB);
@@ -1953,14 +2049,26 @@ static void change_bars(Traffic *tr, const char *soft)
     traffic_check(tr, soft, "a BAR without a hole");
 }
 
+/* All that firmware makes of ROM is RAM, up to and beside 1 MiB */
+static void open_windows(VdpaTest *t)
+{
+    unsigned reg;
+
+    for (reg = PAM(0); reg <= PAM(6); reg++) {
+        set_bridge(t, reg, 0x33);
+    }
+}
+
 static void change_windows(Traffic *tr, const char *soft)
 {
-    static const uint8_t values[] = { 0x30, 0x33, 0x13, 0x10 };
+    static const uint8_t values[] = { 0x13, 0x30, 0x03, 0x11 };
     VdpaTest *t = tr->nic->t;
     unsigned i;
 
     for (i = 0; i < ARRAY_SIZE(values); i++) {
-        set_bridge(t, PAM(i), values[i]);
+        set_bridge(t, PAM(0), values[i]);
+        traffic_check(tr, soft, "a window below 1 MiB");
+        set_bridge(t, PAM(i + 1), values[i]);
         traffic_check(tr, soft, "a window");
     }
     set_bridge(t, SMRAM, SMRAM_OPEN);
@@ -1980,6 +2088,7 @@ static void test_traffic(const void *opaque)
         return;
     }
     t = vdpa_start_qemu(soft, TRAFFIC_OPTIONS);
+    open_windows(t);
     nic = vdpa_start_nic(t, 0);
     assert_exact(t, soft);
     traffic_start(&tr, nic);
@@ -2068,7 +2177,10 @@ int main(int argc, char **argv)
     qtest_add_func("vhost-vdpa/memory/flash", test_flash);
     qtest_add_func("vhost-vdpa/memory/bus-master", test_bus_master);
 
-    qtest_add_func("vhost-vdpa/memory/references", test_references);
+    qtest_add_data_func("vhost-vdpa/memory/references", &removable_shm,
+                        test_references);
+    qtest_add_data_func("vhost-vdpa/memory/references-dimm", &removable_dimm,
+                        test_references);
     qtest_add_data_func("vhost-vdpa/memory/references-at-rest", "--map any",
                         test_references_at_rest);
     qtest_add_data_func("vhost-vdpa/memory/references-no-persist",
