@@ -1127,7 +1127,7 @@ static void test_not_memory(void)
         { BIT_ULL(52), MiB, 3 },
         { -64 * KiB, 64 * KiB, 3 },
     };
-    const uint64_t rom = 0xf0000, rom_iova = 96 * GiB;
+    const uint64_t rom = 0xf0000, rom_iova = 96 * GiB, top_iova = -4096ull;
     size_t size = 600;
     g_autofree uint8_t *frame = g_malloc(size);
     g_autofree char *hex = NULL;
@@ -1161,6 +1161,18 @@ static void test_not_memory(void)
         assert_pieces(t, 0, expected);
         iommu_check_data(nic, &buffers, i);
         iommu_set(iommu, iova, 0, maps[i].size, 0);
+        assert_pieces(t, 0, rings);
+    }
+
+    /* At the last address there is */
+    {
+        g_autoptr(GArray) expected = g_array_copy(rings);
+
+        iommu_set(iommu, top_iova, rom, 4096, 3);
+        expect_mapped(expected, memory, top_iova, rom, 4096, 3);
+        assert_pieces(t, 0, expected);
+        check_tx_from(nic, top_iova, rom, size);
+        iommu_set(iommu, top_iova, 0, 4096, 0);
         assert_pieces(t, 0, rings);
     }
 
@@ -1470,6 +1482,13 @@ static void test_domains(const void *soft)
     iommu_check_data(nic, &later, 34);
     virtio_iommu_detach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN);
     set_bypass(iommu, true);
+    assert_pieces(t, 0, memory);
+
+    /* Nothing is lost, and nothing remains, however often it moves */
+    for (i = 0; i < 50; i++) {
+        virtio_iommu_attach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN, 0);
+        virtio_iommu_detach(iommu, VDPA_NIC_SLOT, OTHER_DOMAIN);
+    }
     assert_pieces(t, 0, memory);
 
     /* While it is at rest, nobody needs to know */
@@ -2052,8 +2071,15 @@ static void test_reset(const void *opaque)
         start_mapped(nic, iommu, &buffers);
         assert_iommu_pieces(iommu, memory, 0);
         iommu_check_data(nic, &buffers, 1);
+        /* A pause is not the end of it */
+        vdpa_stop_guest(t);
+        assert_iommu_pieces(iommu, memory, 0);
+        vdpa_continue_guest(t);
+        vdpa_soft_wait(t->soft, "status == 15");
+        assert_iommu_pieces(iommu, memory, 0);
         /* By its driver, which leaves its mappings to the next one */
         qvirtio_reset(nic->vdev);
+        assert_nothing_mapped(t, 0);
         start_mapped(nic, iommu, &buffers);
         assert_iommu_pieces(iommu, memory, 0);
         iommu_check_data(nic, &buffers, 3);
@@ -2217,6 +2243,18 @@ static void test_memory_changes(const void *opaque)
         iommu_check_data(nic, &buffers, 2 + i);
     }
 
+    /* What the guest has not announced yet may go early, and must go then */
+    if (!iommu->pci) {
+        iommu_set(iommu, dimm_iova + MiB, buffers.rx, 4096, 3);
+        assert_range(t, dimm_iova + MiB, 4096, 3);
+        intel_iommu_set(iommu, dimm_iova + MiB, 1, 0, 0);
+        assert_range(t, dimm_iova + MiB, 4096, 3);
+        qpci_config_writeb(host, 0x90, 0x30);
+        intel_iommu_flush_pages(iommu, dimm_iova + MiB, 4096);
+        assert_range(t, dimm_iova + MiB, 4096, 0);
+        qpci_config_writeb(host, 0x90, 0);
+    }
+
     /* What could not be mapped is forgotten with the memory it was */
     vdpa_add_dimm(t, 64);
     iommu_set(iommu, dimm_iova, 0, MiB, 0);
@@ -2274,6 +2312,14 @@ int main(int argc, char **argv)
     add_kinds("bus-master", kinds, ARRAY_SIZE(kinds), test_bus_master);
     qtest_add_data_func("vhost-vdpa/iommu/domains/batch", "--map any",
                         test_domains);
+    qtest_add_data_func("vhost-vdpa/iommu/domains/like-sim",
+                        "--like sim --map any", test_domains);
+    qtest_add_data_func("vhost-vdpa/iommu/domains/like-vduse",
+                        "--like vduse --map any", test_domains);
+    qtest_add_data_func("vhost-vdpa/iommu/domains/like-vp-vdpa",
+                        "--like vp_vdpa --memlock unlimited", test_domains);
+    qtest_add_data_func("vhost-vdpa/iommu/domains/like-mlx5",
+                        "--like mlx5 --memlock unlimited", test_domains);
     qtest_add_data_func("vhost-vdpa/iommu/domains/no-batch",
                         "--map any --dma-map --backend-features 1fa",
                         test_domains);
