@@ -12,6 +12,7 @@ import traceback
 
 from . import changes, commit, lives, trees
 from .machine import BenchError
+from .mappings import Extent, Floor
 
 # Regions of RAM that the device reaches: low memory, the area of ROMs, the
 # rest of RAM, the firmware; then the graphics card and ivshmem.  At the start
@@ -85,6 +86,56 @@ def check_life(persist, cards):
     return wrong
 
 
+def check_floor():
+    """The least that some changes of memory take, worked out by hand"""
+    low, rom, high = (Extent(0, 0x9ffff, ('ram', 0, False)),
+                      Extent(0xc0000, 0xfffff, ('ram', 0, True)),
+                      Extent(0x100000, 0xfffffff, ('ram', 0, False)))
+    writable = Extent(0xc0000, 0xfffffff, ('ram', 0, False))
+    elsewhere = Extent(0, 0x9ffff, ('ram', 0x1000, False))
+    # Memory, whether a reset came before, and: messages, bytes mapped, bytes
+    # unmapped; without IOTLB_PERSIST
+    steps = [
+        ([low, rom, high], False, (3, 0xffe0000, 0)),
+        # nothing to do
+        ([low, rom, high], False, (0, 0, 0)),
+        # its neighbours stay, though it touches one of them
+        ([low, high], False, (1, 0, 0x40000)),
+        # what is new is one run with nothing that stays
+        ([low, writable], False, (1, 0x40000, 0)),
+        # the same memory with another permission
+        ([low, rom, high], False, (2, 0x40000, 0x40000)),
+        # another place in host memory
+        ([elsewhere, rom, high], False, (2, 0xa0000, 0xa0000)),
+        # one INVALIDATE for two that go, with a hole between
+        ([high], False, (1, 0, 0xe0000)),
+        ([low, rom, high], False, (2, 0xe0000, 0)),
+        # two, because what is between them stays
+        ([rom], False, (2, 0, 0xffa0000)),
+        # all over again
+        ([low, rom], True, (3, 0xe0000, 0x40000)),
+        ([], False, (1, 0, 0xe0000)),
+        ([], True, (0, 0, 0)),
+    ]
+    wrong = []
+    floor = Floor(False)
+    for number, (memory, reset, wanted) in enumerate(steps):
+        if reset:
+            floor.reset()
+        floor.observe(memory)
+        found = tuple(floor.take().values())
+        if found != wanted:
+            wrong.append(f'step {number}: {found}, not {wanted}')
+    floor = Floor(True)
+    floor.observe([low])
+    floor.take()
+    floor.reset()
+    floor.observe([low])
+    if floor.take()['messages']:
+        wrong.append('a reset with IOTLB_PERSIST costs something')
+    return wrong
+
+
 def check_changes():
     """Messages for single changes"""
     found = changes.Changes(trees.OURS, changes.REGIONS[0]).messages
@@ -114,7 +165,8 @@ def main():
               f'{"all" if cards else "reloads"}',
               check_life, (persist, cards))
              for persist in (True, False) for cards in (False, True)]
-    tests += [('changes', check_changes, ()), ('commit', check_commit, ())]
+    tests += [('floor', check_floor, ()), ('changes', check_changes, ()),
+              ('commit', check_commit, ())]
     failed = 0
     print(f'1..{len(tests)}', flush=True)
     for number, (name, function, arguments) in enumerate(tests, 1):
