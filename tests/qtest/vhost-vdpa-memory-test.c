@@ -1287,6 +1287,35 @@ static void test_references(const void *opaque)
     vdpa_end(t);
 }
 
+/*
+ * Removals that the kernel took, but not the end of their batch: drivers that
+ * get whole maps go on with the old one.
+ */
+static void test_references_batch(void)
+{
+    VdpaTest *t = vdpa_start_qemu("--map any --set-map",
+                                  SHM_OPTIONS("shm-b", "4K", "7")
+                                  VDPA_NETDEV_OPTION VDPA_NIC_OPTION);
+    VdpaNic *nic = vdpa_start_nic(t, 0);
+    const uint64_t size = 64 * KiB;
+
+    add_shm(t, 0, size);
+    set_bar(t, NEW_SLOT, SHM_BAR, SHM_NEW_BASE);
+    /* One message needs no batch, but two do */
+    set_bar(t, SPLIT_B_SLOT, SHM_REGISTERS, SHM_NEW_BASE + size / 2);
+    vdpa_soft_do(t->soft, "fail IOTLB_BATCH_END 1 EFAULT");
+    remove_shm(t, 0);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, "'" VDPA_NODE "'.*batch");
+    flush_rcu(t);
+    g_assert_cmpuint(count_backends(t, size), ==, 1);
+    vdpa_nic_check_recovery(nic);
+    assert_exact(t, "--map any");
+    assert_held(t, SHM_NEW_BASE, size, false);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 /* A removal while the device is at rest may be told to it at once, or later */
 static void test_references_at_rest(const void *opaque)
 {
@@ -1703,8 +1732,9 @@ static bool take_frames(Traffic *tr, GByteArray *in)
             tr->next = qatomic_read(&tr->jump);
         }
         if (!is_frame(in->data + pos + 4, size, tr->next)) {
-            tr->problem = g_strdup_printf("frame %u from the guest is wrong",
-                                          tr->next);
+            qatomic_set(&tr->problem,
+                        g_strdup_printf("frame %u from the guest is wrong",
+                                        tr->next));
             return false;
         }
         tr->next++;
@@ -1737,7 +1767,7 @@ static gpointer traffic_thread(gpointer opaque)
         if (fds[1].revents & POLLIN) {
             len = recv(tr->wire, data, sizeof(data), MSG_DONTWAIT);
             if (len <= 0) {
-                tr->problem = g_strdup("the wire was cut");
+                qatomic_set(&tr->problem, g_strdup("the wire was cut"));
                 return NULL;
             }
             g_byte_array_append(in, data, len);
@@ -1829,10 +1859,12 @@ static void traffic_wait(Traffic *tr, unsigned frames)
     unsigned tx = qatomic_read(&tr->received) + frames;
 
     while (tr->rx_count < rx || qatomic_read(&tr->received) < tx) {
+        const char *problem = qatomic_read(&tr->problem);
+
         traffic_pump(tr);
-        if (g_get_monotonic_time() > deadline) {
+        if (problem || g_get_monotonic_time() > deadline) {
             vdpa_soft_fail("no frames any more: %s",
-                           tr->problem ?: "nothing is known about it");
+                           problem ?: "nothing is known about it");
         }
     }
 }
@@ -2103,6 +2135,58 @@ static void test_traffic(const void *opaque)
     vdpa_end(t);
 }
 
+/* Registers of the other host bridge, and what they can hide from all */
+#define Q35_SMRAM 0x9d
+#define Q35_SMRAM_ENABLED 0x0a
+#define Q35_ESMRAMC 0x9e
+#define Q35_TSEG_1M 0x01
+#define Q35_TSEG_NONE 0x00
+
+/*
+ * A part of what is one entry goes, and the kernel knows entries as a whole
+ * only: the rest of it has to be there again at the end of the same batch,
+ * which is when drivers that get whole maps look.
+ */
+static void test_split_in_use(void)
+{
+    const char *soft = "--map any --set-map";
+    VdpaTest *t = vdpa_start_qemu(soft, "-M q35 " VDPA_NETDEV_OPTION
+                                  VDPA_NIC_OPTION);
+    VdpaNic *nic = vdpa_start_nic(t, 0);
+    g_autoptr(GPtrArray) calls = NULL;
+    g_autoptr(GPtrArray) expected = vdpa_no_calls();
+    Traffic tr = {};
+    int i;
+
+    traffic_start(&tr, nic);
+    traffic_wait(&tr, TRAFFIC_DEPTH);
+    assert_exact(t, soft);
+    set_bridge(t, Q35_SMRAM, Q35_SMRAM_ENABLED);
+    vdpa_soft_skip(t->soft);
+    set_bridge(t, Q35_ESMRAMC, Q35_TSEG_1M);
+    vdpa_add_call(expected, "IOTLB_BATCH_BEGIN asid=0");
+    vdpa_add_call(expected, "IOTLB_INVALIDATE asid=0 iova=0x100000 "
+                  "size=0x7f00000");
+    vdpa_add_call(expected, "IOTLB_UPDATE asid=0 iova=0x100000 "
+                  "size=0x7e00000 perm=3");
+    vdpa_add_call(expected, "IOTLB_BATCH_END asid=0");
+    calls = vdpa_soft_messages(t->soft);
+    vdpa_soft_assert_calls("a hole in RAM", calls, expected);
+    g_assert_false(address_is_ram(t, 127 * MiB));
+    assert_exact(t, soft);
+    traffic_wait(&tr, TRAFFIC_DEPTH);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "faults"), ==, 0);
+
+    /* From now on there are two entries, and what is in use stays */
+    for (i = 0; i < 4; i++) {
+        set_bridge(t, Q35_ESMRAMC, i & 1 ? Q35_TSEG_1M : Q35_TSEG_NONE);
+        traffic_check(&tr, soft, "a hole in RAM that comes and goes");
+    }
+    traffic_stop(&tr);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 /* Kinds of driver, and all combinations of what matters for memory */
 static void add_traffic_tests(void)
 {
@@ -2181,6 +2265,8 @@ int main(int argc, char **argv)
                         test_references);
     qtest_add_data_func("vhost-vdpa/memory/references-dimm", &removable_dimm,
                         test_references);
+    qtest_add_func("vhost-vdpa/memory/references-batch",
+                   test_references_batch);
     qtest_add_data_func("vhost-vdpa/memory/references-at-rest", "--map any",
                         test_references_at_rest);
     qtest_add_data_func("vhost-vdpa/memory/references-no-persist",
@@ -2206,6 +2292,9 @@ int main(int argc, char **argv)
                        test_virtio_mem_second);
     }
     qtest_add_func("vhost-vdpa/memory/balloon", test_balloon);
+    if (qtest_has_machine("q35")) {
+        qtest_add_func("vhost-vdpa/memory/split-in-use", test_split_in_use);
+    }
     add_traffic_tests();
     return g_test_run();
 }
