@@ -2154,6 +2154,73 @@ static void test_hotplug(void)
     vdpa_end(t);
 }
 
+/* Map, or unmap, 1 GiB: a page of intel-iommu's */
+static void set_gigabyte(Iommu *iommu, uint64_t iova, uint64_t gpa,
+                         unsigned perm)
+{
+    if (iommu->pci) {
+        iommu_set(iommu, iova, gpa, GiB, perm);
+    } else {
+        intel_iommu_set(iommu, iova, 3, gpa, perm);
+        intel_iommu_flush_pages(iommu, iova, GiB);
+    }
+    if (perm) {
+        iommu_record(iommu, iova, gpa, GiB, perm);
+    } else {
+        iommu_erase(iommu, iova);
+    }
+}
+
+/*
+ * So much is mapped that a start takes its time, and the guest goes on to map
+ * and unmap meanwhile
+ */
+static void test_large_start(const void *opaque)
+{
+    const Kind *kind = opaque;
+    const uint64_t base = 64 * GiB, dimm = 4 * GiB;
+    g_autofree char *args = g_strdup_printf("%s -m 128M,slots=2,maxmem=8G",
+                                            kind->qemu);
+    VdpaTest *t = vdpa_start_qemu("--map any", args);
+    VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    g_autoptr(GArray) memory = NULL;
+    IommuBuffers buffers, more;
+    Iommu *iommu;
+
+    vdpa_add_dimm(t, 2048);
+    vdpa_nic_start(nic, 0);
+    vdpa_soft_wait(t->soft, "mapped-bytes >= 2147483648");
+    memory = guest_memory(t);
+    vdpa_nic_negotiate(nic, 0);
+    iommu = kind->new(nic);
+    set_gigabyte(iommu, base, dimm, 3);
+    set_gigabyte(iommu, base + GiB, dimm + GiB, 3);
+    vdpa_nic_prepare(nic, 0);
+    iommu_buffers_map(iommu, &buffers);
+    /* A minute for all of it, which is not the time that this takes */
+    vdpa_soft_do(t->soft, "slow-pin 30000");
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "status"), !=, 15);
+    set_gigabyte(iommu, base, 0, 0);
+    iommu_buffers_map(iommu, &more);
+    iommu_unmap(iommu, more.tx_iova);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "status"), !=, 15);
+    vdpa_soft_do(t->soft, "slow-pin 0");
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 1);
+    more.tx = dimm + GiB + 4096;
+    more.tx_iova = base + GiB + 4096;
+    iommu_check_data(nic, &more, 3);
+    /* Of a device that runs, at once */
+    set_gigabyte(iommu, base + GiB, 0, 0);
+    assert_iommu_pieces(iommu, memory, 0);
+    iommu_check_data(nic, &buffers, 5);
+    iommu_free(iommu);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 /* What the device has at an address; NULL if it has nothing there */
 static const Piece *find_piece(GArray *pieces, uint64_t iova)
 {
@@ -2332,6 +2399,8 @@ int main(int argc, char **argv)
     add_kinds("many", kinds, NUM_IOMMU_KINDS, test_many);
     add_kinds("reset", kinds, NUM_IOMMU_KINDS, test_reset);
     qtest_add_func("vhost-vdpa/iommu/hotplug", test_hotplug);
+    add_kinds("large-start", kinds, 1, test_large_start);
+    add_kinds("large-start", &kinds[2], 1, test_large_start);
     add_kinds("memory-changes", kinds, NUM_IOMMU_CARDS, test_memory_changes);
     return g_test_run();
 }
