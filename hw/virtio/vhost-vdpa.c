@@ -1757,8 +1757,10 @@ static void vhost_vdpa_reset_status(struct vhost_dev *dev)
             step_map_early(s, NULL);
         }
     }
+    /* Of what a card that is unplugged had translated, nobody has any use */
     if ((!has_backend_feature(s, VHOST_BACKEND_F_RESUME) ||
-         (dev->vdev->vm_running && !told_of_resets)) &&
+         (dev->vdev->vm_running && !told_of_resets) ||
+         (!s->as && !qdev_is_realized(DEVICE(dev->vdev)))) &&
         !reset_idle(s, &err)) {
         error_report_err(err);
     }

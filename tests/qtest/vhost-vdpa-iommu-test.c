@@ -2136,6 +2136,7 @@ static void test_hotplug(void)
         assert_iommu_pieces(iommu, memory, 0);
         iommu_check_data(nic, &buffers, i);
         qpci_unplug_acpi_device_test(t->qts, "nic0", VDPA_NIC_SLOT);
+        assert_nothing_mapped(t, 0);
         /* What the guest changes now, is nobody's */
         vdpa_soft_skip(t->soft);
         if (i == 1) {
