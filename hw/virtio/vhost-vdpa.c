@@ -1419,9 +1419,9 @@ static int vhost_vdpa_set_features(struct vhost_dev *dev, uint64_t features)
 
     /*
      * The first part asks for all; control queues have no features of their
-     * own.  While running, it is only about dirty logging, which no device has.
+     * own.  Once started, it is only about dirty logging, which no device has.
      */
-    if (dev->vq_index || s->state == VHOST_VDPA_RUNNING) {
+    if (dev->vq_index || s->state == VHOST_VDPA_RUNNING || s->start_pending) {
         return 0;
     }
     if (vdev->broken) {

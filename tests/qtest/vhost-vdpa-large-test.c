@@ -90,6 +90,20 @@ static char *status_text(VdpaTest *t, const char *property)
     return text;
 }
 
+/* Begun with calc-dirty-rate */
+static void measure_ends(VdpaTest *t)
+{
+    bool ended = false;
+
+    while (!ended) {
+        QDict *reply = qtest_qmp(t->qts, "{ 'execute': 'query-dirty-rate' }");
+        QDict *rate = qdict_get_qdict(reply, "return");
+
+        ended = g_str_equal(qdict_get_str(rate, "status"), "measured");
+        qobject_unref(reply);
+    }
+}
+
 static void go_on(VdpaTest *t)
 {
     vdpa_soft_do(t->soft, "slow-pin 0");
@@ -272,6 +286,31 @@ static void test_stop_pending(void)
     vdpa_nic_set_driver_ok(nic);
     g_assert_true(start_is_pending(t));
     g_assert_cmpuint(mapped(t), <, wanted(t));
+
+    go_on(t);
+    vdpa_soft_wait(t->soft, "status == 15");
+    assert_mapped_once(t);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/*
+ * The dirty rate of the guest is measured.  To the vhost core that is a change
+ * of features, and its backend is to go on as if nothing was.
+ */
+static void test_dirty_rate(void)
+{
+    VdpaTest *t = start_slow("");
+    VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'calc-dirty-rate',"
+                             " 'arguments': { 'calc-time': 1,"
+                             " 'mode': 'dirty-bitmap' } }");
+    measure_ends(t);
 
     go_on(t);
     vdpa_soft_wait(t->soft, "status == 15");
@@ -478,6 +517,7 @@ int main(int argc, char **argv)
     qtest_add_func("vhost-vdpa/large/incoming", test_incoming);
     qtest_add_func("vhost-vdpa/large/start-waits", test_start_waits);
     qtest_add_func("vhost-vdpa/large/stop-pending", test_stop_pending);
+    qtest_add_func("vhost-vdpa/large/dirty-rate", test_dirty_rate);
     qtest_add_func("vhost-vdpa/large/hotplug", test_hotplug);
     qtest_add_data_func("vhost-vdpa/large/quit", NULL, test_quit);
     qtest_add_data_func("vhost-vdpa/large/quit-pending", "", test_quit);
