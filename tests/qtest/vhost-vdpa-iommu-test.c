@@ -1365,6 +1365,9 @@ static void test_bus_master(const void *opaque)
         assert_iommu_mapped(iommu);
     }
     check_kind_data(nic, iommu, &buffers, 7);
+    if (iommu) {
+        iommu_free(iommu);
+    }
     vdpa_nic_free(nic);
     vdpa_end(t);
 }
