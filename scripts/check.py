@@ -65,6 +65,19 @@ GUEST_IOMMUS = {
 # Deadlines are QEMU's, and longer: other work may share the machine
 DEADLINE_FACTOR = 3
 DEADLINE = 300
+SANITIZED_FACTOR = 2
+
+# What sanitizers say of a thing that they found, the first that is there
+SANITIZER_ERRORS = [
+    re.compile(r'__ubsan_handle_\w+ .*\n +#\d+ \S+ in .*'),
+    re.compile(r'SUMMARY: .*'),
+    re.compile(r'.+'),
+]
+# What they say without having found anything: QEMU's coroutines do tell when
+# they switch stacks, and a child may look for leaks while its parent runs
+SANITIZER_NOISE = re.compile(
+    r"==\d+==WARNING: ASan doesn't fully support makecontext/swapcontext .*\n|"
+    r'==\d+==Running thread \d+ was not suspended\. False leaks are .*\n')
 
 TAP_RESULT = re.compile(r'(not )?ok\b\s*(\d+)?\s*-?\s*([^#]*)(?:#\s*(.*))?')
 TAP_PLAN = re.compile(r'1\.\.(\d+)\s*(?:#\s*SKIP\b(.*))?$', re.I)
@@ -79,10 +92,13 @@ class Job:
     @tap: whether it speaks TAP
     @deadline: seconds
     @alone: nothing else may run beside it
+    @sanitized: whether it, and what it starts, was built with sanitizers;
+                each of their reports adds a failure, whatever the program
+                makes of it
     """
 
     def __init__(self, name, command, cwd, env=None, tap=False,
-                 deadline=DEADLINE, alone=False):
+                 deadline=DEADLINE, alone=False, sanitized=False):
         self.name = name
         self.command = command
         self.cwd = cwd
@@ -90,6 +106,27 @@ class Job:
         self.tap = tap
         self.deadline = deadline
         self.alone = alone
+        self.sanitized = sanitized
+
+
+def sanitizer_options(folder):
+    """The environment in which sanitizers report into a folder
+
+    Not to the standard error, which tests of QEMU have in files of theirs
+    """
+    # A status that no test expects
+    common = f"exitcode=99:log_path='{os.path.join(folder, 'process')}'"
+    return {
+        # The software device is preloaded, hence ahead of the sanitizer. Its
+        # handlers of SIGSEGV and SIGBUS pass on what is not theirs.
+        'ASAN_OPTIONS': f'{common}:detect_leaks=1:verify_asan_link_order=0:'
+                        'handle_abort=1',
+        # gcc's library of this one finds that of the other in its place when
+        # it sets the path, and so reports to the standard error. The other
+        # is to report as well, therefore, that this one aborts the program.
+        'UBSAN_OPTIONS': f'{common}:halt_on_error=1:abort_on_error=1:'
+                         'print_stacktrace=1',
+    }
 
 
 class Result:
@@ -140,6 +177,20 @@ class Result:
             self.failed.append(
                 f'{seen} of {"?" if plan is None else plan} tests reported')
 
+    def take_reports(self, folder):
+        """Move what sanitizers reported to the log, and count it"""
+        with open(self.log, 'a', encoding='utf-8') as log:
+            for name in sorted(os.listdir(folder)):
+                with open(os.path.join(folder, name), encoding='utf-8',
+                          errors='replace') as file:
+                    text = SANITIZER_NOISE.sub('', file.read())
+                if text.strip():
+                    log.write(f'\n# sanitizers on {name}:\n{text}\n')
+                    found = [error.search(text) for error in SANITIZER_ERRORS]
+                    self.failed.append(' '.join(
+                        next(match[0] for match in found if match).split()))
+        shutil.rmtree(folder)
+
     def summary(self):
         """The counts in words"""
         counts = [f'{self.passed} ok']
@@ -174,10 +225,15 @@ class Runner:
         """Run one Job to its end"""
         name = re.sub(r'[^\w.-]+', '-', job.name)
         result = Result(job, os.path.join(self.logs, f'{name}.log'))
+        reports = os.path.join(self.logs, f'{name}.reports')
+        environment = dict(job.env)
+        if job.sanitized:
+            os.makedirs(reports)
+            environment.update(sanitizer_options(reports))
         start = time.monotonic()
         with open(result.log, 'wb') as log:
             head = ' '.join([f'{key}={shlex.quote(value)}'
-                             for key, value in job.env.items()]
+                             for key, value in environment.items()]
                             + [shlex.quote(word) for word in job.command])
             log.write(f'# cd {job.cwd} && {head}\n'.encode())
             log.flush()
@@ -187,7 +243,7 @@ class Runner:
                 try:
                     process = subprocess.Popen(
                         job.command, cwd=job.cwd,
-                        env={**os.environ, **job.env},
+                        env={**os.environ, **environment},
                         stdin=subprocess.DEVNULL, stdout=log,
                         stderr=subprocess.STDOUT, start_new_session=True)
                 except OSError as error:
@@ -204,6 +260,8 @@ class Runner:
         result.seconds = time.monotonic() - start
         with open(result.log, encoding='utf-8', errors='replace') as log:
             text = log.read()
+        if job.sanitized:
+            result.take_reports(reports)
         if job.tap:
             result.count_tap(text, status is not None and status >= 0)
         if status is None:
@@ -352,19 +410,21 @@ def make_jobs(build, logs, wanted):
             job.command = job.command + ['-m', 'slow']
         jobs.append(job)
 
-    # The software device handles SIGSEGV and SIGBUS itself
-    env = {'ASAN_OPTIONS': 'detect_leaks=1:verify_asan_link_order=0:'
-                           'handle_segv=0:handle_sigbus=0',
-           'UBSAN_OPTIONS': 'halt_on_error=1:print_stacktrace=1'}
-    names = [name for name in own if not name.startswith('qtest-') and
-             wanted(f'asan/{name}')]
+    names = [name for name in own if wanted(f'asan/{name}')]
     if names:
         beside = os.path.join(tree, 'build-asan')
         tests = meson_tests(beside)
-        jobs += [meson_job(tests[name], beside, f'asan/{name}', env)
-                 if name in tests else
-                 missing(f'asan/{name}', f'{name} is not registered')
-                 for name in names]
+        for name in names:
+            if name not in tests:
+                jobs.append(missing(f'asan/{name}',
+                                    f'{name} is not registered'))
+                continue
+            job = meson_job(tests[name], beside, f'asan/{name}')
+            job.deadline *= SANITIZED_FACTOR
+            job.sanitized = True
+            jobs.append(job)
+    script('asan/reports', 'scripts/test-sanitizers.py',
+           os.path.join(tree, 'build-asan'), tap=True)
 
     paths = [path for path in own_sources() if wanted(f'clang/{path}')]
     if paths:
@@ -433,10 +493,12 @@ def list_targets(kind, build, wanted):
     tests = meson_tests(build)
     names = set()
     for name in own_meson_tests(tests):
-        if name in tests and not name.startswith('qtest-') and \
-                wanted(f'asan/{name}'):
+        if name in tests and wanted(f'asan/{name}'):
             names.add(os.path.relpath(tests[name]['cmd'][0], build))
             names.update(targets_of(build, tests[name]['depends']))
+    if wanted('asan/reports'):
+        names.update(['qemu-system-x86_64', 'contrib/vdpa-soft/vdpa-soft',
+                      'contrib/vdpa-soft/libvdpa-soft.so'])
     return sorted(names)
 
 
@@ -445,8 +507,7 @@ def needed(kind, build, wanted):
     if kind == 'clang':
         return any(wanted(f'clang/{path}') for path in own_sources())
     return any(wanted(f'asan/{name}')
-               for name in own_meson_tests(meson_tests(build))
-               if not name.startswith('qtest-'))
+               for name in ['reports', *own_meson_tests(meson_tests(build))])
 
 
 def targets_of(build, identities):

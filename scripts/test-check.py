@@ -54,9 +54,35 @@ PROGRAMS = [
      True, 1, 0, 0),
 ]
 
+# name, what a sanitizer writes while all tests pass, failed
+REPORTS = [
+    ('sanitizers that are silent', '', 0),
+    ('the report of a bad access',
+     '==7==ERROR: AddressSanitizer: heap-use-after-free on address 0x60\n'
+     '    #0 0x5 in f a.c:3\n'
+     'SUMMARY: AddressSanitizer: heap-use-after-free a.c:3 in f\n', 1),
+    ('the report of undefined behaviour',
+     '==7==ERROR: AddressSanitizer: ABRT on unknown address 0x60\n'
+     '    #7 0x5 in __ubsan_handle_shift_out_of_bounds ubsan.cpp:7\n'
+     '    #8 0x5 in f a.c:3\n'
+     'SUMMARY: AddressSanitizer: ABRT nptl/pthread_kill.c:44 in kill\n', 1),
+    ('a report that is not known', 'LeakSanitizer has encountered a fatal '
+     'error.\nHINT: none\n', 1),
+    ('remarks about coroutines and a parent',
+     "==7==WARNING: ASan doesn't fully support "
+     'makecontext/swapcontext functions and may err\n'
+     '==8==Running thread 7 was not suspended. False leaks are possible.\n',
+     0),
+]
+REPORT = '''
+path=${ASAN_OPTIONS#*log_path=\\'}
+test -z "$1" || printf %s "$1" >"${path%%\\'*}.7"
+echo 1..1; echo ok 1
+'''
+
 
 def main():
-    print(f'1..{len(PROGRAMS) + 2}')
+    print(f'1..{len(PROGRAMS) + len(REPORTS) + 2}')
     failed = 0
 
     def report(number, good, name):
@@ -78,7 +104,16 @@ def main():
             report(number, found == counts and
                    time.monotonic() - start < 60, name)
 
-        number = len(PROGRAMS) + 1
+        for number, (name, text, count) in enumerate(REPORTS, number + 1):
+            job = check.Job(f'{number}', ['/bin/sh', '-c', REPORT, 'sh', text],
+                            folder, tap=True, sanitized=True)
+            result = runner.run(job)
+            with open(result.log, encoding='utf-8') as log:
+                good = not count or text in log.read()
+            report(number, good and result.passed == 1 and
+                   len(result.failed) == count, name)
+
+        number += 1
         job = check.Job('no such program', [os.path.join(folder, 'none')],
                         folder)
         result = runner.run(job)
