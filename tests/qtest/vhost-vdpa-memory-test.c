@@ -1503,6 +1503,9 @@ static void test_guest_life(void)
     for (i = 0; i < calls->len; i++) {
         Entry entry;
 
+        if (g_str_has_prefix(calls->pdata[i], "IOTLB_")) {
+            g_test_message("%s", (char *)calls->pdata[i]);
+        }
         if (parse_message(calls->pdata[i], "IOTLB_UPDATE", &entry)) {
             bytes += entry.last - entry.first + 1;
         }
@@ -2233,6 +2236,26 @@ static void add_traffic_tests(void)
     }
 }
 
+/* What needs a PCI device whose BAR is RAM */
+static void add_shm_tests(void)
+{
+    qtest_add_func("vhost-vdpa/memory/split", test_split);
+    qtest_add_data_func("vhost-vdpa/memory/top", "--map any", test_top);
+    qtest_add_data_func("vhost-vdpa/memory/top-va", "--map va --dma-map",
+                        test_top);
+    qtest_add_func("vhost-vdpa/memory/out-of-range", test_out_of_range);
+    qtest_add_data_func("vhost-vdpa/memory/references", &removable_shm,
+                        test_references);
+    qtest_add_func("vhost-vdpa/memory/references-batch",
+                   test_references_batch);
+    qtest_add_data_func("vhost-vdpa/memory/references-at-rest", "--map any",
+                        test_references_at_rest);
+    qtest_add_data_func("vhost-vdpa/memory/references-no-persist",
+                        "--map any --backend-features 0fe",
+                        test_references_at_rest);
+    qtest_add_func("vhost-vdpa/memory/cause-removed", test_cause_removed);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -2247,32 +2270,22 @@ int main(int argc, char **argv)
     qtest_add_func("vhost-vdpa/memory/private", test_private_memory);
     qtest_add_func("vhost-vdpa/memory/access-platform",
                    test_access_platform);
-    qtest_add_func("vhost-vdpa/memory/split", test_split);
-    qtest_add_data_func("vhost-vdpa/memory/windows", "--map any",
-                        test_windows);
-    qtest_add_data_func("vhost-vdpa/memory/windows-dma-map",
-                        "--map pa --dma-map", test_windows);
-    qtest_add_func("vhost-vdpa/memory/alias", test_alias);
-    qtest_add_data_func("vhost-vdpa/memory/top", "--map any", test_top);
-    qtest_add_data_func("vhost-vdpa/memory/top-va", "--map va --dma-map",
-                        test_top);
-    qtest_add_func("vhost-vdpa/memory/out-of-range", test_out_of_range);
     qtest_add_func("vhost-vdpa/memory/device-memory", test_device_memory);
     qtest_add_func("vhost-vdpa/memory/flash", test_flash);
     qtest_add_func("vhost-vdpa/memory/bus-master", test_bus_master);
+    if (qtest_has_device("VGA")) {
+        qtest_add_data_func("vhost-vdpa/memory/windows", "--map any",
+                            test_windows);
+        qtest_add_data_func("vhost-vdpa/memory/windows-dma-map",
+                            "--map pa --dma-map", test_windows);
+        qtest_add_func("vhost-vdpa/memory/alias", test_alias);
+    }
+    if (qtest_has_device("ivshmem-plain")) {
+        add_shm_tests();
+    }
 
-    qtest_add_data_func("vhost-vdpa/memory/references", &removable_shm,
-                        test_references);
     qtest_add_data_func("vhost-vdpa/memory/references-dimm", &removable_dimm,
                         test_references);
-    qtest_add_func("vhost-vdpa/memory/references-batch",
-                   test_references_batch);
-    qtest_add_data_func("vhost-vdpa/memory/references-at-rest", "--map any",
-                        test_references_at_rest);
-    qtest_add_data_func("vhost-vdpa/memory/references-no-persist",
-                        "--map any --backend-features 0fe",
-                        test_references_at_rest);
-
     qtest_add_data_func("vhost-vdpa/memory/reset/all",
                         "--map any --backend-features 1fe", test_reset);
     qtest_add_data_func("vhost-vdpa/memory/reset/no-batch",
@@ -2283,7 +2296,6 @@ int main(int argc, char **argv)
                         "--map any --dma-map --backend-features 0fa",
                         test_reset);
     qtest_add_func("vhost-vdpa/memory/guest-life", test_guest_life);
-    qtest_add_func("vhost-vdpa/memory/cause-removed", test_cause_removed);
 
     if (qtest_has_device("virtio-mem-pci")) {
         qtest_add_func("vhost-vdpa/memory/virtio-mem-first",
@@ -2291,10 +2303,14 @@ int main(int argc, char **argv)
         qtest_add_func("vhost-vdpa/memory/virtio-mem-second",
                        test_virtio_mem_second);
     }
-    qtest_add_func("vhost-vdpa/memory/balloon", test_balloon);
+    if (qtest_has_device("virtio-balloon-pci")) {
+        qtest_add_func("vhost-vdpa/memory/balloon", test_balloon);
+    }
     if (qtest_has_machine("q35")) {
         qtest_add_func("vhost-vdpa/memory/split-in-use", test_split_in_use);
     }
-    add_traffic_tests();
+    if (qtest_has_device("VGA") && qtest_has_device("ivshmem-plain")) {
+        add_traffic_tests();
+    }
     return g_test_run();
 }
