@@ -400,8 +400,8 @@ static void stop_mapping(VhostVDPAMemory *m)
 }
 
 /*
- * Map slice after slice, and look on for @ms.  Returns false if one failed,
- * which ends it all.
+ * Map slice after slice, and look on for @ms.  Changes while the last one was
+ * mapped need one more.  Returns false if one failed, which ends it all.
  */
 static bool map_slices(VhostVDPAMemory *m, int ms, Error **errp)
 {
@@ -415,7 +415,8 @@ static bool map_slices(VhostVDPAMemory *m, int ms, Error **errp)
         if (!slice_wait_until(m, end)) {
             return true;
         }
-    } while (slice_end(m, &cause) && m->slice.report.bytes_left);
+    } while (slice_end(m, &cause) &&
+             vhost_vdpa_iotlb_dirty(m->iotlb, VHOST_VDPA_GUEST_ASID));
 
     stop_mapping(m);
     if (cause) {

@@ -60,6 +60,15 @@ static QObject *status_property(VdpaTest *t, const char *property)
 }
 
 /* What there is to map, as managers see it */
+static uint64_t wanted_bytes(VdpaTest *t)
+{
+    QObject *memory = status_property(t, "memory");
+    uint64_t bytes = qdict_get_int(qobject_to(QDict, memory), "wanted-bytes");
+
+    qobject_unref(memory);
+    return bytes;
+}
+
 static uint64_t wanted(VdpaTest *t)
 {
     QObject *memory = status_property(t, "memory");
@@ -341,6 +350,28 @@ static void test_hotplug(void)
     vdpa_end(t);
 }
 
+/* Memory that goes just when the last of it is mapped does not stay behind */
+static void test_unplug_last(void)
+{
+    g_autofree char *before = NULL, *after = NULL;
+    uint64_t ram, dimm = 64 * MiB;
+    VdpaTest *t = vdpa_start_qemu("--map any --slow-pin 4000",
+        "-object memory-backend-memfd,id=large,size=640M,share=on "
+        "-M memory-backend=large -m 640M,slots=2,maxmem=2G "
+        "-object memory-backend-memfd,id=mem1,size=64M,share=on "
+        "-device pc-dimm,id=dimm1,memdev=mem1 "
+        VDPA_NETDEV_OPTION VDPA_NIC_OPTION);
+
+    ram = wanted_bytes(t) - dimm;
+    before = g_strdup_printf("mapped-bytes >= %" PRIu64, ram);
+    after = g_strdup_printf("mapped-bytes == %" PRIu64, ram);
+    vdpa_soft_wait(t->soft, before);
+    vdpa_remove_dimm(t);
+    g_assert_cmpuint(wanted_bytes(t), ==, ram);
+    vdpa_soft_wait(t->soft, after);
+    vdpa_end(t);
+}
+
 /* The user gives up while memory is mapped, with and without a driver */
 static void test_quit(const void *opaque)
 {
@@ -519,6 +550,7 @@ int main(int argc, char **argv)
     qtest_add_func("vhost-vdpa/large/stop-pending", test_stop_pending);
     qtest_add_func("vhost-vdpa/large/dirty-rate", test_dirty_rate);
     qtest_add_func("vhost-vdpa/large/hotplug", test_hotplug);
+    qtest_add_func("vhost-vdpa/large/unplug-last", test_unplug_last);
     qtest_add_data_func("vhost-vdpa/large/quit", NULL, test_quit);
     qtest_add_data_func("vhost-vdpa/large/quit-pending", "", test_quit);
     qtest_add_func("vhost-vdpa/large/device-add", test_device_add);
