@@ -67,6 +67,7 @@ typedef struct VhostVDPAView {
  * @busy: the thread works, and the reconciler is its own
  * @pending: it began, and its outcome was not looked at yet
  * @bytes: how much to map
+ * @align: what its last address is to be a multiple of, if that can be
  * @ok, @report, @err, @ns: the outcome, and how long it took
  * @dropped: regions that the thread has no further use for
  * @bh: looks at the outcome
@@ -79,6 +80,7 @@ typedef struct VhostVDPASlice {
     bool busy;
     bool pending;
     uint64_t bytes;
+    uint64_t align;
     bool ok;
     VhostVDPAIOTLBReport report;
     Error *err;
@@ -309,9 +311,8 @@ static int slice_work(void *opaque)
     int64_t start = get_clock();
 
     slice->ok = vhost_vdpa_iotlb_commit_some(
-        m->iotlb, VHOST_VDPA_GUEST_ASID, slice->bytes,
-        MIN(pow2floor(slice->bytes), SLICE_ALIGN_MAX), &slice->report,
-        &slice->err);
+        m->iotlb, VHOST_VDPA_GUEST_ASID, slice->bytes, slice->align,
+        &slice->report, &slice->err);
     slice->ns = get_clock() - start;
 
     qemu_mutex_lock(&slice->lock);
@@ -384,6 +385,7 @@ static bool slice_end(VhostVDPAMemory *m, Error **errp)
                        MAX(slice->ns, 1);
 
         slice->bytes = MIN(MAX(fit, SLICE_MIN / MiB), SLICE_MAX / MiB) * MiB;
+        slice->align = MIN(pow2floor(slice->bytes), SLICE_ALIGN_MAX);
     }
     error_propagate(errp, g_steal_pointer(&slice->err));
     return slice->ok;
@@ -997,13 +999,16 @@ bool vhost_vdpa_memory_map(VhostVDPAMemory *m, AddressSpace *as, Error **errp)
 
     m->mapping = true;
     m->slice.bytes = SLICE_MIN;
+    m->slice.align = SLICE_MIN;
     room = memlock_room();
     if (missing > room) {
         /*
          * Ask for too much right away.  A kernel that has to pin it refuses
          * before it does; if there is no need to pin, it does not take long.
+         * Less than all of it, aligned, would not be too much.
          */
         m->slice.bytes += room;
+        m->slice.align = qemu_real_host_page_size();
         slice_begin(m);
         slice_wait(m);
     }
