@@ -329,6 +329,60 @@ static void test_dirty_rate(void)
     vdpa_end(t);
 }
 
+static void set_link(VdpaTest *t, const char *id, bool up)
+{
+    qtest_qmp_assert_success(t->qts, "{ 'execute': 'set_link', 'arguments':"
+                             " { 'name': %s, 'up': %i } }", id, up);
+}
+
+/* The user pulls the plug before the device could start, and puts it back */
+static void test_link(const void *soft)
+{
+    VdpaTest *t = start_slow(soft);
+    VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+    set_link(t, "nic0", false);
+    g_assert_false(start_is_pending(t));
+    set_link(t, "nic0", true);
+    g_assert_true(start_is_pending(t));
+    go_on(t);
+    vdpa_soft_wait(t->soft, "status == 15");
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* The card is unplugged before the device could start; another one comes */
+static void test_unplug_pending(const void *soft)
+{
+    VdpaTest *t = start_slow(soft);
+    VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+    vdpa_nic_free(nic);
+    qpci_unplug_acpi_device_test(t->qts, "nic0", VDPA_NIC_SLOT);
+    g_assert_false(start_is_pending(t));
+    qtest_qmp_device_add(t->qts, "virtio-net-pci", "nic0", "{ 'netdev': 'net0',"
+                         " 'addr': %s, 'mac': %s }",
+                         stringify(VDPA_NIC_SLOT), VDPA_GUEST_MAC);
+    nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+    go_on(t);
+    vdpa_soft_wait(t->soft, "status == 15");
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 /* Memory that comes and goes meanwhile */
 static void test_hotplug(void)
 {
@@ -549,6 +603,13 @@ int main(int argc, char **argv)
     qtest_add_func("vhost-vdpa/large/start-waits", test_start_waits);
     qtest_add_func("vhost-vdpa/large/stop-pending", test_stop_pending);
     qtest_add_func("vhost-vdpa/large/dirty-rate", test_dirty_rate);
+    qtest_add_data_func("vhost-vdpa/large/link", "", test_link);
+    qtest_add_data_func("vhost-vdpa/large/link-forgets", "--persist off",
+                        test_link);
+    qtest_add_data_func("vhost-vdpa/large/unplug-pending", "",
+                        test_unplug_pending);
+    qtest_add_data_func("vhost-vdpa/large/unplug-pending-forgets",
+                        "--persist off", test_unplug_pending);
     qtest_add_func("vhost-vdpa/large/hotplug", test_hotplug);
     qtest_add_func("vhost-vdpa/large/unplug-last", test_unplug_last);
     qtest_add_data_func("vhost-vdpa/large/quit", NULL, test_quit);
