@@ -569,35 +569,38 @@ static const char *section_pages(const MemoryRegionSection *section,
 /* Large RAM of the guest's that nobody else could share */
 static uint64_t private_ram(const MemoryRegionSection *section, uint64_t size)
 {
-    MemoryRegion *mr = section->mr;
-
-    return !section->readonly && !mr->rom_device && size >= MiB &&
-           !memory_region_is_protected(mr) &&
-           !memory_region_is_ram_device(mr) &&
-           !qemu_ram_is_shared(mr->ram_block) ? size : 0;
+    return !section->readonly && size >= MiB &&
+           !qemu_ram_is_shared(section->mr->ram_block) ? size : 0;
 }
 
 static VhostVDPAIOTLBPerm memory_perm(const MemoryRegion *mr, bool readonly)
 {
-    return readonly || mr->readonly || mr->rom_device ?
-           VHOST_VDPA_IOTLB_RO : VHOST_VDPA_IOTLB_RW;
+    return readonly || mr->readonly ? VHOST_VDPA_IOTLB_RO :
+                                      VHOST_VDPA_IOTLB_RW;
 }
 
 /* Send what changed, now or, if the device is at rest, mostly later */
 static void send_changes(VhostVDPAMemory *m)
 {
+    uint64_t wanted = m->stats.bytes_desired;
     Error *err = NULL;
 
+    /* The next slice takes along what changes while slices are mapped */
+    if (m->replaying || m->mapping) {
+        return;
+    }
     /*
      * A device at rest need not know each turn of the firmware, which opens
      * windows in RAM and sizes BARs on top of it.  But a DIMM that is gone
-     * must not stay pinned until the device runs again.  The next slice takes
-     * along what changes while slices are mapped.
+     * must not stay pinned until the device runs again.
      */
-    if (m->replaying || m->mapping ||
-        (!m->running &&
-         vhost_vdpa_iotlb_obsolete(m->iotlb, VHOST_VDPA_GUEST_ASID) <
-         SMALL_LIMIT)) {
+    if (!m->running &&
+        vhost_vdpa_iotlb_obsolete(m->iotlb, VHOST_VDPA_GUEST_ASID) <
+        SMALL_LIMIT) {
+        vhost_vdpa_iotlb_stats(m->iotlb, VHOST_VDPA_GUEST_ASID, &m->stats);
+        if (m->stats.bytes_desired != wanted) {
+            announce(m);
+        }
         return;
     }
     if (commit(m, &err)) {

@@ -2256,6 +2256,65 @@ static void add_shm_tests(void)
     qtest_add_func("vhost-vdpa/memory/cause-removed", test_cause_removed);
 }
 
+/* What managers and people are told is what the device has */
+static void assert_figures(VdpaTest *t, uint64_t total)
+{
+    QDict *reply = qtest_qmp(t->qts, "{ 'execute': 'qom-get', 'arguments': {"
+                             " 'path': '/backend/vhost-vdpa-status[0]',"
+                             " 'property': 'memory' } }");
+    QDict *figures = qdict_get_qdict(reply, "return");
+    uint64_t mapped = vdpa_soft_number(t->soft, "mapped-bytes");
+    uint64_t entries = vdpa_soft_number(t->soft, "mappings");
+    uint64_t messages = vdpa_soft_number(t->soft, "messages");
+    g_autoptr(GArray) ranges = vdpa_guest_ranges(t);
+    g_autofree char *text = qtest_hmp(t->qts, "info network");
+    g_autofree char *expected = NULL;
+    uint64_t wanted = 0;
+    unsigned i;
+
+    for (i = 0; i < ranges->len; i++) {
+        VdpaRange *r = &g_array_index(ranges, VdpaRange, i);
+
+        wanted += r->last - r->first + 1;
+    }
+    g_assert_cmpuint(qdict_get_int(figures, "wanted-bytes"), ==, wanted);
+    g_assert_cmpuint(qdict_get_int(figures, "mapped-bytes"), ==, mapped);
+    g_assert_cmpuint(qdict_get_int(figures, "entries"), ==, entries);
+    g_assert_cmpuint(qdict_get_int(figures, "messages"), ==, messages);
+    g_assert_cmpuint(qdict_get_int(figures, "total-mapped-bytes"), ==, total);
+    expected = g_strdup_printf(",mapped-bytes=%" PRIu64 "/%" PRIu64 ",entries=%"
+                               PRIu64 ",messages=%" PRIu64 "\r\n", mapped,
+                               wanted, entries, messages);
+    g_assert_nonnull(strstr(text, expected));
+    qobject_unref(reply);
+}
+
+static void test_figures(void)
+{
+    VdpaTest *t = vdpa_start("--map any");
+    uint64_t ram = vdpa_soft_number(t->soft, "mapped-bytes");
+    uint64_t dimm = 64 * MiB;
+    VdpaNic *nic;
+
+    assert_figures(t, ram);
+    /* At rest, memory that is new is wanted, but need not be mapped yet */
+    vdpa_add_dimm(t, dimm / MiB);
+    assert_figures(t, ram);
+    nic = vdpa_start_nic(t, 0);
+    vdpa_assert_memory_mapped(t);
+    assert_figures(t, ram + dimm);
+    vdpa_remove_dimm(t);
+    vdpa_assert_memory_mapped(t);
+    assert_figures(t, ram + dimm);
+    nic->vdev->bus->set_status(nic->vdev, 0);
+    vdpa_add_dimm(t, dimm / MiB);
+    assert_figures(t, ram + dimm);
+    vdpa_remove_dimm(t);
+    assert_figures(t, ram + dimm);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -2296,6 +2355,7 @@ int main(int argc, char **argv)
                         "--map any --dma-map --backend-features 0fa",
                         test_reset);
     qtest_add_func("vhost-vdpa/memory/guest-life", test_guest_life);
+    qtest_add_func("vhost-vdpa/memory/figures", test_figures);
 
     if (qtest_has_device("virtio-mem-pci")) {
         qtest_add_func("vhost-vdpa/memory/virtio-mem-first",
