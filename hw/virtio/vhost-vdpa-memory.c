@@ -509,7 +509,10 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
     return ok;
 }
 
-/* Why the device is not given what a region holds, or NULL if it is */
+/*
+ * Why the device is not given what a region holds, or NULL if it is.  Does not
+ * change as long as the region exists.  Flash is no RAM for QEMU.
+ */
 static const char *region_unwanted(MemoryRegion *mr)
 {
     if (!memory_region_is_ram(mr)) {
@@ -520,9 +523,6 @@ static const char *region_unwanted(MemoryRegion *mr)
     }
     if (memory_region_is_protected(mr)) {
         return "protected";
-    }
-    if (mr->rom_device && !memory_region_is_romd(mr)) {
-        return "ROM device in command mode";
     }
     return NULL;
 }
@@ -817,11 +817,7 @@ static void region_del(MemoryListener *listener, MemoryRegionSection *section)
         view_del(m, section);
         return;
     }
-    /*
-     * Not region_unwanted(): a ROM device that just left its ROM mode would
-     * no longer be recognized as what was added.
-     */
-    if (!memory_region_is_ram(section->mr) ||
+    if (region_unwanted(section->mr) ||
         section_pages(section, &first, &last, &uaddr)) {
         return;
     }
