@@ -100,6 +100,7 @@ struct VhostVDPAMemory {
     void *opaque;
     uint64_t private_bytes;     /* RAM no other process could share */
     int64_t pinned;             /* before the first mapping, KiB */
+    bool low;                   /* what is below SMALL_LIMIT is wanted, too */
     bool running;
     bool mapping;               /* slices are mapped by a thread */
     bool replaying;             /* the listener is told what is there */
@@ -802,6 +803,13 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
     trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
                                 perm);
     m->private_bytes += private_ram(section, last - first + 1);
+    if (!m->low && first < SMALL_LIMIT) {
+        if (last < SMALL_LIMIT) {
+            return;
+        }
+        uaddr += SMALL_LIMIT - first;
+        first = SMALL_LIMIT;
+    }
     slice_wait(m);
     /* What the device cannot reach is reported by the commit */
     vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last, uaddr,
@@ -878,6 +886,8 @@ VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
     m->node = *node;
     m->events = events;
     m->opaque = opaque;
+    /* A device that cannot have it is to be refused at once */
+    m->low = first > 0;
     m->listener = (MemoryListener) {
         .name = "vhost-vdpa",
         .priority = MEMORY_LISTENER_PRIORITY_DEV_BACKEND,
@@ -940,12 +950,17 @@ void vhost_vdpa_memory_free(VhostVDPAMemory *m)
     }
 }
 
-static void follow(VhostVDPAMemory *m, AddressSpace *as)
+/*
+ * The memory below SMALL_LIMIT is left out, which the firmware has yet to
+ * arrange, until @low is true for the first time.
+ */
+static void follow(VhostVDPAMemory *m, AddressSpace *as, bool low)
 {
-    if (m->as == as) {
+    if (m->as == as && (m->low || !low)) {
         return;
     }
     vhost_vdpa_memory_unfollow(m);
+    m->low |= low;
     if (!m->checked_sharing) {
         m->pinned = pinned_kib();
     }
@@ -972,13 +987,14 @@ static uint64_t memlock_room(void)
     return limit.rlim_cur - MIN(pinned, limit.rlim_cur);
 }
 
-bool vhost_vdpa_memory_map(VhostVDPAMemory *m, AddressSpace *as, Error **errp)
+bool vhost_vdpa_memory_map(VhostVDPAMemory *m, AddressSpace *as, bool low,
+                           Error **errp)
 {
     uint64_t missing, room;
     Error *err = NULL;
 
     assert(!m->running);
-    follow(m, as);
+    follow(m, as, low);
     if (m->mapping) {
         return true;
     }
@@ -1022,7 +1038,7 @@ bool vhost_vdpa_memory_is_mapping(VhostVDPAMemory *m)
 bool vhost_vdpa_memory_commit(VhostVDPAMemory *m, AddressSpace *as,
                               Error **errp)
 {
-    follow(m, as);
+    follow(m, as, true);
     return commit(m, errp);
 }
 

@@ -84,6 +84,8 @@ void vhost_vdpa_memory_free(VhostVDPAMemory *m);
  * @as: the address space of the device's accesses, which can be one behind a
  *      virtual IOMMU; following it starts with the first call, and moves when
  *      the address space is another one
+ * @low: begin to follow what is below 1 MiB, too, if that was not done yet.
+ *       Before the guest's first driver, firmware changes it all the time
  * @errp: names the device, the range that failed and the likely causes
  *
  * Pinning memory takes the host long.  So what is large is mapped in slices by
@@ -93,7 +95,8 @@ void vhost_vdpa_memory_free(VhostVDPAMemory *m);
  *
  * Returns: false if something failed already
  */
-bool vhost_vdpa_memory_map(VhostVDPAMemory *m, AddressSpace *as, Error **errp);
+bool vhost_vdpa_memory_map(VhostVDPAMemory *m, AddressSpace *as, bool low,
+                           Error **errp);
 
 /** vhost_vdpa_memory_is_mapping() - does @m map in the background? */
 bool vhost_vdpa_memory_is_mapping(VhostVDPAMemory *m);

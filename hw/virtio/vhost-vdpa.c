@@ -546,7 +546,7 @@ static bool step_bind_groups(VhostVDPAShared *s, Error **errp)
 /* What is large goes on in the background, and holds up the start */
 static bool step_map_memory(VhostVDPAShared *s, Error **errp)
 {
-    return vhost_vdpa_memory_map(s->memory, s->as, errp);
+    return vhost_vdpa_memory_map(s->memory, s->as, true, errp);
 }
 
 /*
@@ -560,7 +560,7 @@ static bool step_map_early(VhostVDPAShared *s, Error **errp)
     vhost_vdpa_memory_get_info(s->memory, &info);
     if (s->as == &address_space_memory && !s->reset_failed &&
         !info.last_error && !runstate_check(RUN_STATE_SHUTDOWN)) {
-        vhost_vdpa_memory_map(s->memory, s->as, NULL);
+        vhost_vdpa_memory_map(s->memory, s->as, false, NULL);
     }
     return true;
 }
@@ -1177,7 +1177,7 @@ bool vhost_vdpa_shared_map_memory(VhostVDPAShared *s, Error **errp)
         return false;
     }
     s->as = &address_space_memory;
-    return step_map_memory(s, errp);
+    return vhost_vdpa_memory_map(s->memory, s->as, false, errp);
 }
 
 int vhost_vdpa_read_config(VhostVDPAShared *s, void *config, size_t size,
