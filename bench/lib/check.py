@@ -15,12 +15,12 @@ from .machine import BenchError
 from .mappings import Extent, Floor
 
 # Regions of RAM that the device reaches: low memory, the area of ROMs, the
-# rest of RAM, the firmware; then the graphics card and ivshmem.  At the start
-# of QEMU the area of ROMs still consists of two
+# rest of RAM, the firmware; then the graphics card and ivshmem
 PLAIN, CARDS = 4, 6
-START = (PLAIN + 1, 0, 1)
-# What the firmware protected, and the BARs
-BOOT = {False: (1, 2, 1), True: (4, 3, 1)}
+# The last two of the plain ones
+START = (2, 0, 1)
+# All others
+BOOT = {False: (2, 0, 1), True: (4, 0, 1)}
 
 
 def expected(persist, cards):
