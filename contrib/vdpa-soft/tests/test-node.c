@@ -36,6 +36,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "qemu/compiler.h"
 #include "compat.h"
 
 #define PATH "/dev/vhost-vdpa-0"
@@ -2623,7 +2624,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/vdpa-soft/node/%s",
                                                 cases[i].name);
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef QEMU_SANITIZE_ADDRESS
         /* In the child of a program with threads, its allocator may hang */
         if (g_str_has_prefix(cases[i].name, "fork")) {
             continue;
