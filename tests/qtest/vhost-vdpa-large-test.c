@@ -269,14 +269,32 @@ static void test_start_waits(void)
     vdpa_end(t);
 }
 
+/** struct Kind - of virtio device, with options of device and QEMU */
+typedef struct Kind {
+    const char *name;
+    const char *soft;
+    const char *qemu;
+    uint64_t features;
+} Kind;
+
+static const Kind kinds[] = {
+    { "one-pair", SLOW, VDPA_NETDEV_OPTION VDPA_NIC_OPTION },
+    { "two-pairs", SLOW "--queues 2",
+      VDPA_NETDEV_OPTION VDPA_NIC_OPTION ",mq=on,vectors=6",
+      BIT_ULL(VIRTIO_NET_F_MQ) },
+    { "generic", SLOW, "-device vhost-vdpa-device-pci,id=nic0,addr=4,vhostdev="
+      VDPA_NODE },
+};
+
 /* Whatever happens before the device could start */
-static void test_stop_pending(void)
+static void test_stop_pending(const void *opaque)
 {
-    VdpaTest *t = start_slow("");
+    const Kind *kind = opaque;
+    VdpaTest *t = start_large(kind->soft, kind->qemu);
     VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
 
     /* The guest is paused, and continues */
-    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_prepare(nic, kind->features);
     vdpa_nic_set_driver_ok(nic);
     g_assert_true(start_is_pending(t));
     vdpa_stop_guest(t);
@@ -285,10 +303,10 @@ static void test_stop_pending(void)
     g_assert_true(start_is_pending(t));
 
     /* The driver has second thoughts */
-    vdpa_nic_negotiate(nic, 0);
+    vdpa_nic_negotiate(nic, kind->features);
     g_assert_false(start_is_pending(t));
     vdpa_nic_free_vqs(nic);
-    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_prepare(nic, kind->features);
     vdpa_nic_set_driver_ok(nic);
     g_assert_true(start_is_pending(t));
 
@@ -297,7 +315,7 @@ static void test_stop_pending(void)
     g_assert_false(start_is_pending(t));
     vdpa_nic_free(nic);
     nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
-    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_prepare(nic, kind->features);
     vdpa_nic_set_driver_ok(nic);
     g_assert_true(start_is_pending(t));
     g_assert_cmpuint(mapped(t), <, wanted(t));
@@ -605,12 +623,19 @@ static void test_memlock(void)
 
 int main(int argc, char **argv)
 {
+    unsigned i;
+
     g_test_init(&argc, &argv, NULL);
     qtest_add_func("vhost-vdpa/large/monitor", test_monitor);
     qtest_add_func("vhost-vdpa/large/fast", test_fast);
     qtest_add_func("vhost-vdpa/large/incoming", test_incoming);
     qtest_add_func("vhost-vdpa/large/start-waits", test_start_waits);
-    qtest_add_func("vhost-vdpa/large/stop-pending", test_stop_pending);
+    for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+        g_autofree char *path =
+            g_strdup_printf("vhost-vdpa/large/stop-pending/%s", kinds[i].name);
+
+        qtest_add_data_func(path, &kinds[i], test_stop_pending);
+    }
     qtest_add_func("vhost-vdpa/large/dirty-rate", test_dirty_rate);
     qtest_add_data_func("vhost-vdpa/large/link", "", test_link);
     qtest_add_data_func("vhost-vdpa/large/link-forgets", "--persist off",
