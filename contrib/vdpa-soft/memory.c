@@ -6,6 +6,10 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
 #include <errno.h>
 #include <glib.h>
 #include <inttypes.h>
@@ -135,10 +139,11 @@ bool vs_memory_charge(uint64_t pages, const uint64_t *limit,
     struct rlimit rlimit;
     bool ok;
 
+    /* Not getrlimit(), which tells the client of the limits of other nodes */
     *allowed = UINT64_MAX;
     if (limit) {
         *allowed = *limit;
-    } else if (getrlimit(RLIMIT_MEMLOCK, &rlimit) == 0 &&
+    } else if (prlimit(0, RLIMIT_MEMLOCK, NULL, &rlimit) == 0 &&
                rlimit.rlim_cur != RLIM_INFINITY) {
         *allowed = rlimit.rlim_cur / vs_page_size();
     }

@@ -499,6 +499,23 @@ VsNode *vs_node_get(unsigned index)
     return index < vs.count ? vs.node[index] : NULL;
 }
 
+bool vs_nodes_memlock(uint64_t *bytes)
+{
+    bool found = false;
+    unsigned i;
+
+    *bytes = UINT64_MAX;
+    for (i = 0; i < vs.count; i++) {
+        const VsNodeConfig *cfg = vs.node[i]->cfg;
+
+        if (cfg->memlock_set) {
+            *bytes = MIN(*bytes, cfg->memlock);
+            found = true;
+        }
+    }
+    return found;
+}
+
 VsNode *vs_node_by_path(const char *path)
 {
     unsigned i;

@@ -41,6 +41,14 @@ void vs_nodes_fork(void);
 unsigned vs_nodes_count(void);
 VsNode *vs_node_get(unsigned index);
 
+/**
+ * vs_nodes_memlock() - the least that --memlock of any node allows
+ * @bytes: filled in; UINT64_MAX if there is no limit
+ *
+ * Returns: false if no node has that option
+ */
+bool vs_nodes_memlock(uint64_t *bytes);
+
 /** vs_node_by_path() - NULL if @path is not exactly a node's */
 VsNode *vs_node_by_path(const char *path);
 

@@ -36,6 +36,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
@@ -309,6 +310,28 @@ EXPORT int statx(int dir, const char *restrict path, int flags,
     st->stx_blksize = 4096;
     return 0;
 }
+#endif
+
+/* The limit that nodes enforce is the one that the client sees */
+#define GETRLIMIT(name, type)                                           \
+    EXPORT int name(__rlimit_resource_t resource, type limit)           \
+    {                                                                   \
+        int ret = REAL(name)(resource, limit);                          \
+        uint64_t memlock;                                               \
+                                                                        \
+        if (ret == 0 && resource == RLIMIT_MEMLOCK && active &&         \
+            vs_nodes_memlock(&memlock)) {                               \
+            limit->rlim_cur = memlock;                                  \
+            if (limit->rlim_cur != memlock) {                           \
+                limit->rlim_cur = -1;                                   \
+            }                                                           \
+        }                                                               \
+        return ret;                                                     \
+    }
+
+#ifdef __GLIBC__
+GETRLIMIT(getrlimit, struct rlimit *)
+GETRLIMIT(getrlimit64, struct rlimit64 *)
 #endif
 
 /* The node may be read and written by whoever runs the program. */

@@ -2211,7 +2211,10 @@ static void case_large(void)
 static void case_memlock(void)
 {
     char *mem = shared(17 * PAGE);
+    struct rlimit limit;
 
+    g_assert_works(getrlimit(RLIMIT_MEMLOCK, &limit));
+    g_assert_cmpuint(limit.rlim_cur, ==, 16 * PAGE);
     open_node();
     g_assert_works(ioctl(node, VHOST_SET_OWNER));
     g_assert_cmpint(map(0, 16 * PAGE, mem), ==, 72);
