@@ -621,6 +621,42 @@ static void test_memlock(void)
     vdpa_soft_free(soft);
 }
 
+/*
+ * One that suffices for much is found before that much is pinned: what goes
+ * beyond the limit is asked for at once, whatever size slices are best.
+ */
+static void test_memlock_half(void)
+{
+    VdpaSoft *soft = vdpa_soft_new();
+    g_autoptr(GPtrArray) calls = NULL;
+    g_auto(GStrv) lines = NULL;
+    g_autofree char *options =
+        g_strdup_printf("--map pa --slow-pin 100 --memlock %" PRIu64,
+                        RAM_BYTES / 2 + 512 * MiB);
+    uint64_t pinned = 0, size = 0;
+    unsigned i;
+
+    g_assert_cmpint(vdpa_soft_run(soft, "", options,
+                                  "-M pc -nodefaults " LARGE_OPTIONS
+                                  VDPA_NETDEV_OPTION VDPA_NIC_OPTION), ==, 1);
+    lines = vdpa_soft_error_lines(soft);
+    g_assert_cmpuint(g_strv_length(lines), ==, 1);
+    g_assert_true(g_regex_match_simple("'" VDPA_NODE "'.*cannot map", lines[0],
+                                       0, 0));
+    calls = vdpa_soft_file_messages(soft);
+    for (i = 0; i < calls->len; i++) {
+        if (sscanf(calls->pdata[i], "IOTLB_UPDATE asid=0 iova=0x%*x size=0x%"
+                   SCNx64, &size) == 1) {
+            pinned += size;
+        }
+    }
+    /* The last one was refused; what is below 4 GiB stands by itself */
+    pinned -= size;
+    g_assert_cmpuint(size, >, RAM_BYTES / 2 + 512 * MiB - pinned);
+    g_assert_cmpuint(pinned, <, 4 * GiB);
+    vdpa_soft_free(soft);
+}
+
 int main(int argc, char **argv)
 {
     unsigned i;
@@ -653,5 +689,6 @@ int main(int argc, char **argv)
     qtest_add_func("vhost-vdpa/large/fails", test_fails);
     qtest_add_func("vhost-vdpa/large/fails-idle", test_fails_idle);
     qtest_add_func("vhost-vdpa/large/memlock", test_memlock);
+    qtest_add_func("vhost-vdpa/large/memlock-half", test_memlock_half);
     return g_test_run();
 }
