@@ -2235,6 +2235,42 @@ static void test_large_start(const void *opaque)
     vdpa_end(t);
 }
 
+/* A card that goes while what the guest mapped for it is still being mapped */
+static void test_large_unplug(void)
+{
+    const Kind *kind = &hotplug_kind;
+    g_autofree char *args = g_strdup_printf("%s -m 128M,slots=2,maxmem=8G",
+                                            kind->qemu);
+    VdpaTest *t = vdpa_start_qemu("--map any", args);
+    VdpaNic *nic;
+    Iommu *iommu;
+
+    vdpa_add_dimm(t, 2048);
+    qtest_qmp_device_add(t->qts, "virtio-net-pci", "nic0", PC_NIC);
+    nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
+    vdpa_nic_negotiate(nic, 0);
+    iommu = kind->new(nic);
+    set_gigabyte(iommu, 64 * GiB, 4 * GiB, 3);
+    set_gigabyte(iommu, 65 * GiB, 5 * GiB, 3);
+    vdpa_nic_prepare(nic, 0);
+    vdpa_soft_do(t->soft, "slow-pin 30000");
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_cmpuint(vdpa_soft_number(t->soft, "status"), !=, 15);
+    qpci_unplug_acpi_device_test(t->qts, "nic0", VDPA_NIC_SLOT);
+    assert_nothing_mapped(t, 0);
+    vdpa_soft_do(t->soft, "slow-pin 0");
+    vdpa_soft_skip(t->soft);
+    iommu_unmap_all(iommu);
+    assert_no_iommu_messages(t, "a card that is gone");
+    nic->vdev->bus = iommu->plain;
+    vdpa_nic_free_vqs(nic);
+    iommu_free(iommu);
+    g_free(nic->pci->pdev);
+    g_free(nic->pci);
+    g_free(nic);
+    vdpa_end(t);
+}
+
 /* What the device has at an address; NULL if it has nothing there */
 static const Piece *find_piece(GArray *pieces, uint64_t iova)
 {
@@ -2413,6 +2449,7 @@ int main(int argc, char **argv)
     add_kinds("many", kinds, NUM_IOMMU_KINDS, test_many);
     add_kinds("reset", kinds, NUM_IOMMU_KINDS, test_reset);
     qtest_add_func("vhost-vdpa/iommu/hotplug", test_hotplug);
+    qtest_add_func("vhost-vdpa/iommu/large-unplug", test_large_unplug);
     add_kinds("large-start", kinds, 1, test_large_start);
     add_kinds("large-start", &kinds[2], 1, test_large_start);
     add_kinds("memory-changes", kinds, NUM_IOMMU_CARDS, test_memory_changes);
