@@ -11,8 +11,8 @@
  * is a multiple of the page size, and so is @last + 1, which wraps to 0 at the
  * top of the address space.  Anything else is a programming error and asserts.
  *
- * Nothing here locks: the user serialises all calls on one reconciler (the
- * BQL, in QEMU).
+ * Nothing here locks: the user serialises all calls on one reconciler.  Which
+ * thread makes them is no matter.
  *
  * Copyright (c) 2026 The vhost-vdpa backend authors
  *
