@@ -8,10 +8,12 @@ Copyright (c) 2026 The vhost-vdpa backend authors
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
+import threading
+import time
 import traceback
 
-from . import changes, commit, lives, trees
-from .machine import BenchError
+from . import changes, commit, guest, lives, monitor, trees
+from .machine import DEADLINE, BenchError
 from .mappings import Extent, Floor
 
 # Regions of RAM that the device reaches: low memory, the area of ROMs, the
@@ -159,6 +161,87 @@ def check_commit():
     return wrong
 
 
+def check_watch():
+    """What the watch says of a monitor that is late with one answer"""
+    asked, taken = [], []
+    late, go_on = threading.Event(), threading.Event()
+
+    def answer(peer):
+        with peer.makefile('rw', encoding='utf-8') as file:
+            file.write('{"QMP": {}}\n')
+            for _ in file:
+                asked.append(time.perf_counter_ns())
+                if len(asked) == 3:
+                    late.set()
+                    go_on.wait(DEADLINE)
+                taken.append(time.perf_counter_ns() - asked[-1])
+                file.write('{"event": "RESUME"}\n{"return": {}}\n')
+                file.flush()
+
+    wrong = []
+    with monitor.Watch() as watch:
+        server = threading.Thread(target=answer, args=(watch.peer,))
+        server.start()
+        for period in range(2):
+            before = len(asked)
+            watch.longest = 1 << 62
+            start = time.perf_counter_ns()
+            watch.begin()
+            late.wait(DEADLINE)
+            end = time.perf_counter_ns()
+            go_on.set()
+            watch.end()
+            total = time.perf_counter_ns() - start
+            # The first one of all is not a question
+            first = max(before, 1)
+            if watch.answers != len(asked) - first:
+                wrong.append(f'period {period}: {watch.answers} of '
+                             f'{len(asked) - first} answers counted')
+            if not max(taken[first:]) <= watch.longest <= total:
+                wrong.append(f'period {period}: longest is {watch.longest}, '
+                             f'of {total}, although {max(taken[first:])} '
+                             'passed')
+            if asked[-1] < end:
+                wrong.append(f'period {period}: nothing asked at its end')
+        if watch.first < taken[0]:
+            wrong.append('the first answer comes before it is given')
+    server.join()
+    return wrong
+
+
+def check_monitor():
+    """Memory is mapped in slices, each time once, before the device runs"""
+    memory = 2 * monitor.GIB
+    # What the backend maps at once.  Slices are smaller, and the slower the
+    # machine is the more so
+    largest = monitor.GIB // 2
+    wrong = []
+    found = monitor.Monitor(trees.OURS, 2, 100)
+    for situation, calls in found.calls.items():
+        updates, runs = [], []
+        for number, call in enumerate(calls):
+            arguments = call['args']
+            if call['call'] == 'IOTLB_UPDATE' and \
+                    guest.MIB <= arguments['iova'] < memory:
+                updates.append((number, arguments['size']))
+            elif call['call'] == 'SET_STATUS' and \
+                    arguments['status'] & guest.DRIVER_OK:
+                runs.append(number)
+        sizes = [size for _, size in updates]
+        total = sum(sizes)
+        if total != memory - guest.MIB:
+            wrong.append(f'{situation}: {total} bytes above 1 MiB mapped, '
+                         f'not {memory - guest.MIB}')
+        if max(sizes, default=0) > largest:
+            wrong.append(f'{situation}: slices of {sizes} bytes')
+        if len(runs) != 1 or updates and runs[0] < updates[-1][0]:
+            wrong.append(f'{situation}: DRIVER_OK is in {runs}, the last '
+                         f'IOTLB_UPDATE in {updates[-1:]}')
+    if found.figures.keys() != monitor.SITUATIONS.keys():
+        wrong.append(f'figures are of {list(found.figures)}')
+    return wrong
+
+
 def main():
     """Run all tests; returns the exit status"""
     tests = [(f'lives/{"" if persist else "no-"}persist/'
@@ -166,7 +249,8 @@ def main():
               check_life, (persist, cards))
              for persist in (True, False) for cards in (False, True)]
     tests += [('floor', check_floor, ()), ('changes', check_changes, ()),
-              ('commit', check_commit, ())]
+              ('commit', check_commit, ()), ('watch', check_watch, ()),
+              ('monitor', check_monitor, ())]
     failed = 0
     print(f'1..{len(tests)}', flush=True)
     for number, (name, function, arguments) in enumerate(tests, 1):

@@ -47,6 +47,8 @@ HEADER_SIZE = 12
 
 # ACPI's registers for memory hotplug
 DIMM_SELECT, DIMM_CONTROL, DIMM_EJECT = 0xa00, 0xa14, 8
+# ACPI's register for PCI hotplug
+PCI_EJECT = 0xae08
 
 
 def options(memory, shared=0, slots=0, maximum=0):
@@ -62,9 +64,11 @@ def options(memory, shared=0, slots=0, maximum=0):
         size += f',slots={slots},maxmem={maximum // MIB}M'
     result = [
         '-nodefaults', '-machine', 'pc,memory-backend=ram', '-m', size,
-        '-object', f'memory-backend-memfd,id=ram,size={memory},share=on',
+        '-object', f'memory-backend-memfd,id=ram,size={memory},share=on,'
+        'reserve=off',
         '-netdev', f'vhost-vdpa,id=net0,vhostdev={NODE}',
-        '-device', f'virtio-net-pci,netdev=net0,romfile=,addr={NIC_SLOT}',
+        '-device',
+        f'virtio-net-pci,id=nic0,netdev=net0,romfile=,addr={NIC_SLOT}',
     ]
     if shared:
         result += [
@@ -269,13 +273,32 @@ class Guest:
         self._machine.qmp('device_del', id=f'dimm{slot}')
         self._machine.qtest(f'outl {DIMM_SELECT:#x} {slot:#x}')
         self._machine.qtest(f'outb {DIMM_CONTROL:#x} {DIMM_EJECT:#x}')
-        self._machine.event('DEVICE_DELETED')
+        self._machine.event('DEVICE_DELETED', device=f'dimm{slot}')
         self._machine.qmp('object-del', id=f'memory{slot}')
         self._observe()
 
+    def add_nic(self):
+        """Plug the NIC, whose BARs the guest then places as before"""
+        self._machine.qmp('netdev_add', type='vhost-vdpa', id='net0',
+                          vhostdev=NODE)
+        self._machine.qmp('device_add', driver='virtio-net-pci', id='nic0',
+                          netdev='net0', romfile='', addr=f'{NIC_SLOT:x}')
+        for bar in self.nic.bars:
+            self.nic.place_bar(bar, bar.address)
+
+    def remove_nic(self):
+        """Unplug the NIC, with the guest's consent"""
+        self._machine.qmp('device_del', id='nic0')
+        self._machine.qtest(f'outl {PCI_EJECT:#x} {1 << NIC_SLOT:#x}')
+        self._machine.event('DEVICE_DELETED', device='nic0')
+        self._machine.qmp('netdev_del', id='net0')
+
 
 class Nic(Pci):
-    """The virtio-net device and its driver"""
+    """The virtio-net device and its driver
+
+    blocked: nanoseconds that the last write of DRIVER_OK took
+    """
 
     def __init__(self, machine, slot):
         super().__init__(machine, slot)
@@ -283,6 +306,7 @@ class Nic(Pci):
         self._features = 0
         self._multiplier = 0
         self._sent = 0
+        self.blocked = None
 
     def _find_regions(self):
         """Look where the parts of the device's configuration are"""
@@ -376,7 +400,7 @@ class Nic(Pci):
         self._sent = 0
         status = self._get(DEVICE_STATUS, 'b') | DRIVER_OK
         start = time.perf_counter_ns()
-        self._set(DEVICE_STATUS, status, 'b')
+        self.blocked = self._set(DEVICE_STATUS, status, 'b')
         self._machine.control.wait('status', '&', DRIVER_OK)
         return time.perf_counter_ns() - start
 

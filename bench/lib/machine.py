@@ -126,9 +126,10 @@ class Machine:
         """Execute a command of the human monitor; returns its output"""
         return self.qmp('human-monitor-command', **{'command-line': command})
 
-    def event(self, name):
-        """Wait for an event"""
-        if not self._qemu.event_wait(name, timeout=DEADLINE):
+    def event(self, name, **data):
+        """Wait for an event, with that data among what it has"""
+        if not self._qemu.event_wait(name, DEADLINE,
+                                     {'data': data} if data else None):
             raise BenchError(f'QEMU ({self._name}) sent no event {name} '
                              f'within {DEADLINE} s')
 

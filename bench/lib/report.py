@@ -65,9 +65,14 @@ def microseconds(value):
     return f'{value / 1000:.1f}'
 
 
-def spread(sample):
-    """The range of a Sample of nanoseconds, as text"""
-    return f'{microseconds(sample.low)}-{microseconds(sample.high)}'
+def milliseconds(value):
+    """A number of nanoseconds, as text"""
+    return f'{value / 1000000:.1f}'
+
+
+def spread(sample, show=microseconds):
+    """The range of a Sample of nanoseconds, as text; @show tells the unit"""
+    return f'{show(sample.low)}-{show(sample.high)}'
 
 
 class Table:
