@@ -510,6 +510,56 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
     return ok;
 }
 
+/* How much more this process may pin */
+static uint64_t memlock_room(void)
+{
+    uint64_t pinned = MAX(pinned_kib(), 0) * KiB;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) || limit.rlim_cur == RLIM_INFINITY) {
+        return UINT64_MAX;
+    }
+    return limit.rlim_cur - MIN(pinned, limit.rlim_cur);
+}
+
+/* Begin to map all that is wanted, or do so if it is not much */
+static bool map_wanted(VhostVDPAMemory *m, Error **errp)
+{
+    uint64_t missing, room;
+    Error *err = NULL;
+
+    vhost_vdpa_iotlb_stats(m->iotlb, VHOST_VDPA_GUEST_ASID, &m->stats);
+    missing = m->stats.bytes_desired -
+              (m->stats.bytes -
+               vhost_vdpa_iotlb_obsolete(m->iotlb, VHOST_VDPA_GUEST_ASID));
+    trace_vhost_vdpa_memory_map(m->node.name, m->stats.bytes_desired, missing);
+    if (missing <= AT_ONCE) {
+        return commit(m, errp);
+    }
+    if (!check(m, &err)) {
+        set_last_error(m, err);
+        error_propagate(errp, err);
+        return false;
+    }
+
+    m->mapping = true;
+    m->slice.bytes = SLICE_MIN;
+    m->slice.align = SLICE_MIN;
+    room = memlock_room();
+    if (missing > room) {
+        /*
+         * Ask for too much right away.  A kernel that has to pin it refuses
+         * before it does; if there is no need to pin, it does not take long.
+         * Less than all of it, aligned, would not be too much.
+         */
+        m->slice.bytes += room;
+        m->slice.align = qemu_real_host_page_size();
+        slice_begin(m);
+        slice_wait(m);
+    }
+    return map_slices(m, PATIENCE_MS, errp);
+}
+
 /*
  * Why the device is not given what a region holds, or NULL if it is.  Does not
  * change as long as the region exists.  Flash is no RAM for QEMU.
@@ -604,7 +654,7 @@ static void send_changes(VhostVDPAMemory *m)
         }
         return;
     }
-    if (commit(m, &err)) {
+    if (m->running ? commit(m, &err) : map_wanted(m, &err)) {
         return;
     }
     if (m->running) {
@@ -975,59 +1025,12 @@ static void follow(VhostVDPAMemory *m, AddressSpace *as, bool low)
     m->as = as;
 }
 
-/* How much more this process may pin */
-static uint64_t memlock_room(void)
-{
-    uint64_t pinned = MAX(pinned_kib(), 0) * KiB;
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_MEMLOCK, &limit) || limit.rlim_cur == RLIM_INFINITY) {
-        return UINT64_MAX;
-    }
-    return limit.rlim_cur - MIN(pinned, limit.rlim_cur);
-}
-
 bool vhost_vdpa_memory_map(VhostVDPAMemory *m, AddressSpace *as, bool low,
                            Error **errp)
 {
-    uint64_t missing, room;
-    Error *err = NULL;
-
     assert(!m->running);
     follow(m, as, low);
-    if (m->mapping) {
-        return true;
-    }
-    vhost_vdpa_iotlb_stats(m->iotlb, VHOST_VDPA_GUEST_ASID, &m->stats);
-    missing = m->stats.bytes_desired -
-              (m->stats.bytes -
-               vhost_vdpa_iotlb_obsolete(m->iotlb, VHOST_VDPA_GUEST_ASID));
-    trace_vhost_vdpa_memory_map(m->node.name, m->stats.bytes_desired, missing);
-    if (missing <= AT_ONCE) {
-        return commit(m, errp);
-    }
-    if (!check(m, &err)) {
-        set_last_error(m, err);
-        error_propagate(errp, err);
-        return false;
-    }
-
-    m->mapping = true;
-    m->slice.bytes = SLICE_MIN;
-    m->slice.align = SLICE_MIN;
-    room = memlock_room();
-    if (missing > room) {
-        /*
-         * Ask for too much right away.  A kernel that has to pin it refuses
-         * before it does; if there is no need to pin, it does not take long.
-         * Less than all of it, aligned, would not be too much.
-         */
-        m->slice.bytes += room;
-        m->slice.align = qemu_real_host_page_size();
-        slice_begin(m);
-        slice_wait(m);
-    }
-    return map_slices(m, PATIENCE_MS, errp);
+    return m->mapping || map_wanted(m, errp);
 }
 
 bool vhost_vdpa_memory_is_mapping(VhostVDPAMemory *m)

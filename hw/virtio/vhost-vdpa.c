@@ -1217,7 +1217,9 @@ static int start(VhostVDPAShared *s, VirtIODevice *vdev)
 {
     Error *err = NULL;
 
-    s->start_pending = vhost_vdpa_memory_is_mapping(s->memory);
+    /* For one that was suspended, there is most often nothing to wait for */
+    s->start_pending = s->state == VHOST_VDPA_CONFIGURED &&
+                       vhost_vdpa_memory_is_mapping(s->memory);
     if (s->start_pending) {
         trace_vhost_vdpa_start_pending(s->name);
         changed(s);

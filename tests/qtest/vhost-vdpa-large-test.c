@@ -452,6 +452,45 @@ static void test_unplug_last(void)
     vdpa_end(t);
 }
 
+/*
+ * Much memory comes while the device is at rest, and need not be mapped yet.
+ * When some goes, all changes are sent, for which nobody has to wait.
+ */
+static void test_hotplug_at_rest(const void *paused)
+{
+    VdpaTest *t = vdpa_start_qemu("--map any",
+        "-object memory-backend-memfd,id=large,size=640M,share=on "
+        "-M memory-backend=large -m 640M,slots=2,maxmem=16G "
+        "-object memory-backend-memfd,id=mem1,size=64M,share=on "
+        "-device pc-dimm,id=dimm1,memdev=mem1 "
+        "-object memory-backend-memfd,id=mem2,size=8G,share=on,reserve=off "
+        VDPA_NETDEV_OPTION VDPA_NIC_OPTION);
+    VdpaNic *nic = vdpa_start_nic(t, 0);
+
+    vdpa_soft_wait(t->soft, "status == 15");
+    if (paused) {
+        vdpa_stop_guest(t);
+    } else {
+        vdpa_nic_negotiate(nic, 0);
+        vdpa_nic_free_vqs(nic);
+    }
+    vdpa_soft_do(t->soft, "slow-pin 30000");
+    qtest_qmp_device_add(t->qts, "pc-dimm", "dimm2", "{ 'memdev': 'mem2' }");
+    vdpa_remove_dimm(t);
+    g_assert_cmpuint(mapped(t), <, wanted_bytes(t));
+    go_on(t);
+    if (paused) {
+        vdpa_continue_guest(t);
+    } else {
+        vdpa_nic_start(nic, 0);
+    }
+    vdpa_soft_wait(t->soft, "status == 15");
+    vdpa_nic_check_data(nic, 1);
+    vdpa_assert_memory_mapped(t);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 /* The user gives up while memory is mapped, with and without a driver */
 static void test_quit(const void *opaque)
 {
@@ -682,6 +721,10 @@ int main(int argc, char **argv)
                         "--persist off", test_unplug_pending);
     qtest_add_func("vhost-vdpa/large/hotplug", test_hotplug);
     qtest_add_func("vhost-vdpa/large/unplug-last", test_unplug_last);
+    qtest_add_data_func("vhost-vdpa/large/hotplug-at-rest", NULL,
+                        test_hotplug_at_rest);
+    qtest_add_data_func("vhost-vdpa/large/hotplug-paused", "",
+                        test_hotplug_at_rest);
     qtest_add_data_func("vhost-vdpa/large/quit", NULL, test_quit);
     qtest_add_data_func("vhost-vdpa/large/quit-pending", "", test_quit);
     qtest_add_func("vhost-vdpa/large/device-add", test_device_add);
