@@ -17,6 +17,12 @@
 #include "libvdpa-guest.h"
 #include "standard-headers/linux/virtio_pci.h"
 
+/* Where a PC's firmware tells that slots are to be emptied, and of which bus */
+#define ACPI_PCI_EJECT 0xae08
+#define ACPI_MEMORY_SLOT 0xa00
+#define ACPI_MEMORY_CONTROL 0xa14
+#define ACPI_MEMORY_EJECT (1 << 3)
+
 /* --- Starting and ending QEMU --- */
 
 static void attach_machine(VdpaTest *t)
@@ -31,6 +37,24 @@ static void detach_machine(VdpaTest *t)
     qpci_free_pc(t->bus);
 }
 
+static bool note_event(QTestState *qts, const char *name, QDict *event,
+                       void *opaque)
+{
+    QDict *data = qdict_get_qdict(event, "data");
+    VdpaTest *t = opaque;
+
+    if (!strcmp(name, "VHOST_VDPA_BROKEN")) {
+        t->broken++;
+        g_free(t->broken_error);
+        t->broken_error = g_strdup(qdict_get_str(data, "error"));
+    } else if (!strcmp(name, "DEVICE_DELETED") &&
+               qdict_haskey(data, "device")) {
+        g_free(t->deleted);
+        t->deleted = g_strdup(qdict_get_str(data, "device"));
+    }
+    return false;
+}
+
 VdpaTest *vdpa_start_qemu(const char *soft, const char *qemu)
 {
     VdpaTest *t = g_new0(VdpaTest, 1);
@@ -42,6 +66,7 @@ VdpaTest *vdpa_start_qemu(const char *soft, const char *qemu)
     g_setenv("VHOST_VDPA_TEST_COMMAND", command, true);
     args = g_strdup_printf(VDPA_RAM_OPTIONS "%s 2>%s", qemu, t->soft->errors);
     t->qts = qtest_init_with_env("VHOST_VDPA_TEST_COMMAND", args, true);
+    qtest_qmp_set_event_callback(t->qts, note_event, t);
     vdpa_soft_connect(t->soft);
     attach_machine(t);
     return t;
@@ -105,6 +130,8 @@ void vdpa_quit(VdpaTest *t)
 void vdpa_free(VdpaTest *t)
 {
     vdpa_soft_free(t->soft);
+    g_free(t->broken_error);
+    g_free(t->deleted);
     g_free(t);
 }
 
@@ -122,6 +149,24 @@ void vdpa_stop_guest(VdpaTest *t)
 void vdpa_continue_guest(VdpaTest *t)
 {
     qtest_qmp_assert_success(t->qts, "{ 'execute': 'cont' }");
+}
+
+void vdpa_unplug(VdpaTest *t, const char *id, uint16_t eject, uint32_t value)
+{
+    g_clear_pointer(&t->deleted, g_free);
+    qtest_qmp_device_del_send(t->qts, id);
+    qtest_outl(t->qts, eject, value);
+    while (g_strcmp0(t->deleted, id)) {
+        QDict *event = qtest_qmp_receive_dict(t->qts);
+
+        note_event(t->qts, qdict_get_str(event, "event"), event, t);
+        qobject_unref(event);
+    }
+}
+
+void vdpa_unplug_nic(VdpaTest *t)
+{
+    vdpa_unplug(t, "nic0", ACPI_PCI_EJECT, 1 << VDPA_NIC_SLOT);
 }
 
 /* --- The guest's driver --- */
@@ -622,10 +667,8 @@ void vdpa_add_dimm(VdpaTest *t, unsigned size_mb)
 
 void vdpa_remove_dimm(VdpaTest *t)
 {
-    qtest_qmp_device_del_send(t->qts, "dimm1");
-    qtest_outl(t->qts, 0xa00, 0);
-    qtest_outb(t->qts, 0xa14, 1 << 3);
-    qtest_qmp_eventwait(t->qts, "DEVICE_DELETED");
+    qtest_outl(t->qts, ACPI_MEMORY_SLOT, 0);
+    vdpa_unplug(t, "dimm1", ACPI_MEMORY_CONTROL, ACPI_MEMORY_EJECT);
     qtest_qmp_assert_success(t->qts, "{ 'execute': 'object-del',"
                              "  'arguments': { 'id': 'mem1' } }");
 }

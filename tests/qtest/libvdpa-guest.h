@@ -57,6 +57,10 @@
  * @alloc: the guest's memory
  * @errors: lines of QEMU's standard error that were expected
  * @faults: bad memory accesses of the device that the test is about
+ * @broken: events VHOST_VDPA_BROKEN so far
+ * @broken_error: the cause that the last of them gave
+ *
+ * Both see what arrived with the reply to any QMP command, or before.
  */
 typedef struct VdpaTest {
     VdpaSoft *soft;
@@ -65,6 +69,11 @@ typedef struct VdpaTest {
     QGuestAllocator alloc;
     unsigned errors;
     uint64_t faults;
+    unsigned broken;
+    char *broken_error;
+
+    /*< private >*/
+    char *deleted;
 } VdpaTest;
 
 /**
@@ -132,6 +141,15 @@ void vdpa_stop_guest(VdpaTest *t);
 
 /** vdpa_continue_guest() - have the user continue it */
 void vdpa_continue_guest(VdpaTest *t);
+
+/**
+ * vdpa_unplug() - remove a device, with the help of the guest
+ * @eject: port and value that the guest's firmware would write
+ */
+void vdpa_unplug(VdpaTest *t, const char *id, uint16_t eject, uint32_t value);
+
+/** vdpa_unplug_nic() - remove the network card "nic0" */
+void vdpa_unplug_nic(VdpaTest *t);
 
 /* --- The guest's driver --- */
 

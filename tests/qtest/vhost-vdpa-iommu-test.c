@@ -12,6 +12,7 @@
 
 #include "qemu/osdep.h"
 #include "libqtest.h"
+#include "libvdpa-fault.h"
 #include "libvdpa-guest.h"
 #include "qemu/bswap.h"
 #include "qemu/units.h"
@@ -2393,6 +2394,209 @@ static void test_memory_changes(const void *opaque)
     vdpa_end(t);
 }
 
+/* --- Failures of every call --- */
+
+/**
+ * struct IommuFault - a guest that goes through a phase again and again
+ * @buffers: of its driver
+ * @more: memory that comes and goes
+ * @iova: where the device has it
+ * @lost: what the guest had mapped before it took the device out of its
+ *        domain, or NULL
+ * @lost_gpas: to which memory
+ * @attached: the device was put into the domain again, which is empty
+ */
+typedef struct IommuFault {
+    VdpaTest *t;
+    VdpaNic *nic;
+    Iommu *iommu;
+    IommuBuffers buffers;
+    uint64_t more;
+    uint64_t iova;
+    GArray *lost;
+    GArray *lost_gpas;
+    bool attached;
+} IommuFault;
+
+#define MORE_SIZE (4 * 4096)
+
+/* The driver is loaded anew; all but the start of the device */
+static void fault_prepare_start(void *opaque)
+{
+    IommuFault *f = opaque;
+
+    qvirtio_reset(f->nic->vdev);
+    while (f->iommu->ranges->len > 0) {
+        iommu_unmap(f->iommu,
+                    g_array_index(f->iommu->ranges, VdpaRange, 0).first);
+    }
+    if (f->buffers.tx) {
+        guest_free(&f->t->alloc, f->buffers.tx);
+        guest_free(&f->t->alloc, f->buffers.rx);
+    }
+    vdpa_nic_prepare(f->nic, 0);
+    iommu_buffers_map(f->iommu, &f->buffers);
+}
+
+static void fault_run_start(void *opaque)
+{
+    IommuFault *f = opaque;
+
+    vdpa_nic_set_driver_ok(f->nic);
+}
+
+static void fault_check_works(IommuFault *f)
+{
+    assert_iommu_mapped(f->iommu);
+    iommu_check_data(f->nic, &f->buffers, 1);
+}
+
+static void fault_start(void *opaque)
+{
+    IommuFault *f = opaque;
+
+    fault_prepare_start(f);
+    fault_run_start(f);
+    vdpa_soft_wait(f->t->soft, "status == 15");
+    fault_check_works(f);
+}
+
+static void fault_run_map(void *opaque)
+{
+    IommuFault *f = opaque;
+
+    f->iova = iommu_map(f->iommu, f->more, MORE_SIZE, 3);
+}
+
+static void fault_prepare_unmap(void *opaque)
+{
+    fault_start(opaque);
+    fault_run_map(opaque);
+}
+
+static void fault_run_unmap(void *opaque)
+{
+    IommuFault *f = opaque;
+
+    iommu_unmap(f->iommu, f->iova);
+}
+
+static void fault_run_detach(void *opaque)
+{
+    IommuFault *f = opaque;
+
+    virtio_iommu_detach(f->iommu, f->iommu->slot, f->iommu->domain);
+    /* A domain that nobody is in is gone */
+    f->lost = g_steal_pointer(&f->iommu->ranges);
+    f->lost_gpas = g_steal_pointer(&f->iommu->gpas);
+    f->iommu->ranges = vdpa_ranges_new();
+    f->iommu->gpas = g_array_new(false, false, sizeof(uint64_t));
+}
+
+static void fault_prepare_attach(void *opaque)
+{
+    fault_start(opaque);
+    fault_run_detach(opaque);
+}
+
+static void fault_run_attach(void *opaque)
+{
+    IommuFault *f = opaque;
+
+    virtio_iommu_attach(f->iommu, f->iommu->slot, f->iommu->domain, 0);
+    f->attached = true;
+}
+
+static void fault_run_reset(void *opaque)
+{
+    IommuFault *f = opaque;
+
+    qvirtio_reset(f->nic->vdev);
+}
+
+static void fault_run_bus_master(void *opaque)
+{
+    IommuFault *f = opaque;
+
+    set_bus_master(f->nic, false);
+    set_bus_master(f->nic, true);
+}
+
+/* The rings are in use, so they have to be somewhere */
+static void fault_attach_again(IommuFault *f)
+{
+    unsigned i;
+
+    if (!f->attached) {
+        fault_run_attach(f);
+    }
+    f->attached = false;
+    iommu_forget(f->iommu);
+    for (i = 0; i < f->lost->len; i++) {
+        VdpaRange r = g_array_index(f->lost, VdpaRange, i);
+        uint64_t gpa = g_array_index(f->lost_gpas, uint64_t, i);
+
+        iommu_set(f->iommu, r.first, gpa, r.last - r.first + 1, r.perm);
+        g_array_append_val(f->iommu->ranges, r);
+        g_array_append_val(f->iommu->gpas, gpa);
+    }
+    g_clear_pointer(&f->lost, g_array_unref);
+    g_clear_pointer(&f->lost_gpas, g_array_unref);
+}
+
+/* The guest is told, or its device has what it mapped; in the end it has */
+static bool fault_check(void *opaque, const VdpaCall *call)
+{
+    IommuFault *f = opaque;
+    bool told = vdpa_fault_unfail(f->nic, call);
+    bool running = !told &&
+                   vdpa_nic_status(f->nic) & VIRTIO_CONFIG_S_DRIVER_OK;
+
+    if (running && f->lost && !f->attached) {
+        vdpa_assert_memory_mapped(f->t);
+    } else if (running) {
+        assert_iommu_mapped(f->iommu);
+    }
+    if (f->lost) {
+        fault_attach_again(f);
+    }
+    if (running) {
+        fault_check_works(f);
+    }
+    fault_start(f);
+    return told;
+}
+
+static const struct {
+    const char *name;
+    VdpaFaultLoop loop;
+} fault_phases[] = {
+    { "start", { fault_prepare_start, fault_run_start, fault_check,
+                 "IOTLB_" } },
+    { "map", { fault_start, fault_run_map, fault_check } },
+    { "unmap", { fault_prepare_unmap, fault_run_unmap, fault_check } },
+    { "detach", { fault_start, fault_run_detach, fault_check } },
+    { "attach", { fault_prepare_attach, fault_run_attach, fault_check } },
+    { "reset", { fault_start, fault_run_reset, fault_check, "IOTLB_" } },
+    { "bus-master", { fault_start, fault_run_bus_master, fault_check,
+                      "IOTLB_" } },
+};
+
+static void test_faults(const void *opaque)
+{
+    IommuFault f = {
+        .t = vdpa_start_qemu("--map any", VIRTIO_IOMMU_OPTIONS),
+    };
+
+    f.nic = vdpa_nic_new_intx(f.t, VDPA_NIC_SLOT);
+    f.iommu = iommu_new(f.nic);
+    f.more = guest_alloc(&f.t->alloc, MORE_SIZE);
+    vdpa_fault_loop(f.t, opaque, &f);
+    iommu_free(f.iommu);
+    vdpa_nic_free(f.nic);
+    vdpa_end(f.t);
+}
+
 static void add_kinds(const char *name, const Kind *k, unsigned count,
                       GTestDataFunc function)
 {
@@ -2408,6 +2612,8 @@ static void add_kinds(const char *name, const Kind *k, unsigned count,
 
 int main(int argc, char **argv)
 {
+    unsigned i;
+
     g_test_init(&argc, &argv, NULL);
     if (!qtest_has_machine("q35") || !qtest_has_device("intel-iommu") ||
         !qtest_has_device("virtio-iommu-pci")) {
@@ -2453,5 +2659,11 @@ int main(int argc, char **argv)
     add_kinds("large-start", kinds, 1, test_large_start);
     add_kinds("large-start", &kinds[2], 1, test_large_start);
     add_kinds("memory-changes", kinds, NUM_IOMMU_CARDS, test_memory_changes);
+    for (i = 0; i < ARRAY_SIZE(fault_phases); i++) {
+        g_autofree char *path = g_strdup_printf("vhost-vdpa/iommu/fault/%s",
+                                                fault_phases[i].name);
+
+        qtest_add_data_func(path, &fault_phases[i].loop, test_faults);
+    }
     return g_test_run();
 }

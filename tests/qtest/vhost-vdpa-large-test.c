@@ -12,6 +12,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "libvdpa-fault.h"
 #include "libvdpa-guest.h"
 #include "qemu/units.h"
 #include "qobject/qbool.h"
@@ -641,6 +642,108 @@ static void test_fails_idle(void)
     vdpa_end(t);
 }
 
+/* --- Failures of every call while memory is mapped in the background --- */
+
+/**
+ * struct LargeFault - a guest whose memory is mapped again and again
+ * @driver: its driver waits for that
+ */
+typedef struct LargeFault {
+    VdpaTest *t;
+    VdpaNic *nic;
+    bool driver;
+} LargeFault;
+
+/* A reset costs the mappings, so that is when they are made again */
+static void prepare_early(void *opaque)
+{
+    LargeFault *l = opaque;
+
+    vdpa_soft_do(l->t->soft, "slow-pin 400");
+    if (l->driver) {
+        vdpa_nic_prepare(l->nic, 0);
+        vdpa_nic_set_driver_ok(l->nic);
+    } else {
+        vdpa_nic_negotiate(l->nic, 0);
+    }
+}
+
+static void prepare_background(void *opaque)
+{
+    LargeFault *l = opaque;
+
+    prepare_early(l);
+    g_assert_cmpint(start_is_pending(l->t), ==, l->driver);
+    g_assert_cmpuint(mapped(l->t), <, wanted(l->t));
+}
+
+static bool failed(VdpaTest *t)
+{
+    g_autofree char *error = status_text(t, "last-error");
+
+    return *error;
+}
+
+/* Until all is mapped and the driver has its device, or it went wrong */
+static void run_background(void *opaque)
+{
+    LargeFault *l = opaque;
+
+    go_on(l->t);
+    /* A failure from before the driver's start may be overcome */
+    while (start_is_pending(l->t) ||
+           (!failed(l->t) && mapped(l->t) < wanted(l->t))) {
+        ;
+    }
+}
+
+static bool check_background(void *opaque, const VdpaCall *call)
+{
+    LargeFault *l = opaque;
+    bool told;
+
+    if (call && failed(l->t)) {
+        /* Also if nobody was there to be told */
+        g_autofree char *pattern = vdpa_fault_pattern(call);
+        g_autofree char *error = status_text(l->t, "last-error");
+
+        if (!g_regex_match_simple(pattern, error, 0, 0)) {
+            vdpa_soft_fail("the last error is not like '%s': %s", pattern,
+                           error);
+        }
+    }
+    told = vdpa_fault_unfail(l->nic, call);
+    vdpa_nic_start(l->nic, 0);
+    vdpa_assert_memory_mapped(l->t);
+    vdpa_nic_check_data(l->nic, 1);
+    g_assert_false(failed(l->t));
+    return told;
+}
+
+static const VdpaFaultLoop fault_loops[] = {
+    { prepare_background, run_background, check_background, .most = 1 },
+    /* What is sent before the thread begins to work */
+    { prepare_early, run_background, check_background,
+      .only = "IOTLB_BATCH", .early = true },
+};
+
+static void test_faults(const void *opaque)
+{
+    LargeFault l = {
+        .t = start_large("--map any --persist off",
+                         VDPA_NETDEV_OPTION VDPA_NIC_OPTION),
+        .driver = opaque,
+    };
+    unsigned i;
+
+    l.nic = vdpa_start_nic(l.t, 0);
+    for (i = 0; i < ARRAY_SIZE(fault_loops); i++) {
+        vdpa_fault_loop(l.t, &fault_loops[i], &l);
+    }
+    vdpa_nic_free(l.nic);
+    vdpa_end(l.t);
+}
+
 /* A limit that cannot suffice is found before anything is pinned */
 static void test_memlock(void)
 {
@@ -733,5 +836,8 @@ int main(int argc, char **argv)
     qtest_add_func("vhost-vdpa/large/fails-idle", test_fails_idle);
     qtest_add_func("vhost-vdpa/large/memlock", test_memlock);
     qtest_add_func("vhost-vdpa/large/memlock-half", test_memlock_half);
+    qtest_add_data_func("vhost-vdpa/large/fault/driver", GUINT_TO_POINTER(1),
+                        test_faults);
+    qtest_add_data_func("vhost-vdpa/large/fault/no-driver", NULL, test_faults);
     return g_test_run();
 }

@@ -15,10 +15,13 @@
 #include <glib/gstdio.h>
 #include <sys/syscall.h>
 #include "libqtest.h"
+#include "libvdpa-fault.h"
 #include "libvdpa-guest.h"
 #include "qemu/bswap.h"
 #include "qemu/host-utils.h"
 #include "qemu/iov.h"
+#include "qemu/units.h"
+#include "qobject/qbool.h"
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
 #include "qobject/qlist.h"
@@ -1283,24 +1286,19 @@ static void remove_nic(VdpaTest *t)
     qpci_unplug_acpi_device_test(t->qts, "nic0", VDPA_NIC_SLOT);
 }
 
+/* The guest's driver of a card that is gone */
+static void forget_nic(VdpaNic *nic)
+{
+    vdpa_nic_free_vqs(nic);
+    g_free(nic->pci->pdev);
+    g_free(nic->pci);
+    g_free(nic);
+}
+
 static void remove_netdev(VdpaTest *t)
 {
     qtest_qmp_assert_success(t->qts, "{ 'execute': 'netdev_del',"
                              "  'arguments': { 'id': 'net0' } }");
-}
-
-static unsigned count_fds(VdpaTest *t)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/fd",
-                                            (int)qtest_pid(t->qts));
-    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
-    unsigned count = 0;
-
-    g_assert_nonnull(dir);
-    while (g_dir_read_name(dir)) {
-        count++;
-    }
-    return count;
 }
 
 static unsigned count_mappings(VdpaTest *t)
@@ -1331,20 +1329,7 @@ static uint64_t resident_kib(VdpaTest *t)
     return kib;
 }
 
-/*
- * RCU closes what belongs to removed doorbells, which takes its time after a
- * hurry: also when @limit was counted, so that it may be two too large.
- */
-static void wait_fds(VdpaTest *t, unsigned limit)
-{
-    int64_t deadline = g_get_monotonic_time() + VDPA_DEADLINE_US;
-
-    while (count_fds(t) > limit) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-    }
-}
-
-/* The same is true of memory */
+/* RCU frees memory a little later */
 static void wait_resident(VdpaTest *t, uint64_t limit_kib)
 {
     int64_t deadline = g_get_monotonic_time() + VDPA_DEADLINE_US;
@@ -1375,10 +1360,7 @@ static void test_hotplug_many(void)
 
             vdpa_nic_check_data(nic, i);
             remove_nic(t);
-            vdpa_nic_free_vqs(nic);
-            g_free(nic->pci->pdev);
-            g_free(nic->pci);
-            g_free(nic);
+            forget_nic(nic);
         } else {
             remove_nic(t);
         }
@@ -1386,12 +1368,12 @@ static void test_hotplug_many(void)
         vdpa_soft_wait(t->soft, "open == 0");
         vdpa_soft_do(t->soft, "clear");
         if (i == WARM) {
-            fds = count_fds(t);
+            fds = vdpa_count_fds(t);
             maps = count_mappings(t);
             kib = resident_kib(t);
         }
     }
-    wait_fds(t, fds);
+    vdpa_wait_fds(t, fds);
     g_assert_cmpuint(count_mappings(t), <=, maps + 10);
     wait_resident(t, kib + 1024);
     vdpa_end(t);
@@ -1568,6 +1550,357 @@ static void test_fd_getfd(void)
     check_works(t, 0, 1);
     vdpa_end(t);
 }
+
+/* --- What managers see --- */
+
+/* Whether the object tree has something below @path */
+static bool has_child(VdpaTest *t, const char *path, const char *name)
+{
+    QDict *reply = qtest_qmp(t->qts, "{ 'execute': 'qom-list', 'arguments':"
+                             "  { 'path': %s } }", path);
+    const QListEntry *e;
+    bool found = false;
+
+    if (qdict_haskey(reply, "return")) {
+        QLIST_FOREACH_ENTRY(qdict_get_qlist(reply, "return"), e) {
+            QDict *child = qobject_to(QDict, qlist_entry_obj(e));
+
+            found |= !strcmp(qdict_get_str(child, "name"), name);
+        }
+    }
+    qobject_unref(reply);
+    return found;
+}
+
+static bool has_status(VdpaTest *t, unsigned index)
+{
+    g_autofree char *name = g_strdup_printf("vhost-vdpa-status[%u]", index);
+
+    return has_child(t, "/backend", name);
+}
+
+/* Of a device that is open; to be unreferenced by the caller */
+static QObject *get_status(VdpaTest *t, unsigned index, const char *property)
+{
+    g_autofree char *path = g_strdup_printf("/backend/vhost-vdpa-status[%u]",
+                                            index);
+    QDict *reply = qtest_qmp(t->qts, "{ 'execute': 'qom-get', 'arguments':"
+                             "  { 'path': %s, 'property': %s } }", path,
+                             property);
+    QObject *value = qdict_get(reply, "return");
+
+    g_assert_nonnull(value);
+    qobject_ref(value);
+    qobject_unref(reply);
+    return value;
+}
+
+static char *status_text(VdpaTest *t, unsigned index, const char *property)
+{
+    QObject *value = get_status(t, index, property);
+    char *text = g_strdup(qstring_get_str(qobject_to(QString, value)));
+
+    qobject_unref(value);
+    return text;
+}
+
+static uint64_t soft_number(VdpaTest *t, unsigned node, const char *key)
+{
+    QDict *reply = vdpa_soft_request(t->soft, "stats node=%u", node);
+    uint64_t value = qdict_get_int(reply, key);
+
+    qobject_unref(reply);
+    return value;
+}
+
+/*
+ * What QEMU says of a device is what the device itself counts.  That counted
+ * @before messages when it was opened.
+ */
+static void assert_counted(VdpaTest *t, unsigned node, uint64_t wanted,
+                           uint64_t before)
+{
+    g_autofree char *path = g_strdup_printf("/dev/vhost-vdpa-%u,virtio-id",
+                                            node);
+    g_autofree char *info = qtest_hmp(t->qts, "info network");
+    g_autofree char *state = status_text(t, node, "state");
+    g_autofree char *error = status_text(t, node, "last-error");
+    QObject *object = get_status(t, node, "memory");
+    QDict *memory = qobject_to(QDict, object);
+    uint64_t bytes = soft_number(t, node, "mapped-bytes");
+    uint64_t mappings = soft_number(t, node, "mappings");
+    uint64_t messages = soft_number(t, node, "messages") - before;
+    const char *line = strstr(info, path);
+
+    g_assert_cmpuint(bytes, >, 0);
+    g_assert_cmpuint(qdict_get_int(memory, "mapped-bytes"), ==, bytes);
+    g_assert_cmpuint(qdict_get_int(memory, "wanted-bytes"), ==, wanted);
+    g_assert_cmpuint(qdict_get_int(memory, "entries"), ==, mappings);
+    g_assert_cmpuint(qdict_get_int(memory, "messages"), ==, messages);
+    if (line) {
+        g_autofree char *text = g_strndup(line, strcspn(line, "\r\n"));
+        g_autofree char *expected =
+            g_strdup_printf(",state=%s,mapped-bytes=%" PRIu64 "/%" PRIu64
+                            ",entries=%" PRIu64 ",messages=%" PRIu64 "%s",
+                            state, bytes, wanted, mappings, messages,
+                            *error ? ",last-error=" : "");
+        const char *end = strstr(text, expected);
+
+        /* There is room for the beginning of an error only */
+        if (!end || !g_str_has_prefix(error, end + strlen(expected)) ||
+            (*error && !end[strlen(expected)])) {
+            vdpa_soft_fail("'info network' does not end in '%s%s': %s",
+                           expected, error, text);
+        }
+    }
+    qobject_unref(object);
+}
+
+/* The same of one that has all that it shall have */
+static void check_figures_since(VdpaTest *t, unsigned node, uint64_t before)
+{
+    g_autofree char *error = status_text(t, node, "last-error");
+
+    g_assert_cmpstr(error, ==, "");
+    assert_counted(t, node, soft_number(t, node, "mapped-bytes"), before);
+}
+
+static void check_figures(VdpaTest *t, unsigned node)
+{
+    check_figures_since(t, node, 0);
+}
+
+/* All that was ever mapped for the only device, by its transcript */
+static uint64_t total_mapped(VdpaTest *t)
+{
+    g_autoptr(GPtrArray) all = vdpa_soft_file_messages(t->soft);
+    uint64_t total = 0, size;
+    unsigned i;
+
+    for (i = 0; i < all->len; i++) {
+        const char *message = all->pdata[i];
+
+        if (g_str_has_prefix(message, "IOTLB_UPDATE") &&
+            !strstr(message, " -> ")) {
+            g_assert_cmpint(sscanf(strstr(message, " size="), " size=%" SCNx64,
+                                   &size), ==, 1);
+            total += size;
+        }
+    }
+    return total;
+}
+
+static void check_life(VdpaTest *t, const char *expected_state)
+{
+    g_autofree char *state = status_text(t, 0, "state");
+    g_autofree char *device = status_text(t, 0, "device");
+    QObject *pending = get_status(t, 0, "start-pending");
+    QObject *memory = get_status(t, 0, "memory");
+
+    check_figures(t, 0);
+    g_assert_cmpstr(device, ==, VDPA_NODE);
+    g_assert_cmpstr(state, ==, expected_state);
+    g_assert_false(qbool_get_bool(qobject_to(QBool, pending)));
+    g_assert_cmpuint(qdict_get_int(qobject_to(QDict, memory),
+                                   "total-mapped-bytes"), ==, total_mapped(t));
+    qobject_unref(pending);
+    qobject_unref(memory);
+}
+
+static void test_figures(const void *soft)
+{
+    const uint64_t dimm = 64 * MiB;
+    VdpaTest *t = vdpa_start(soft);
+    g_autofree char *error = NULL;
+    uint64_t bytes;
+    VdpaNic *nic;
+
+    check_life(t, "owned");
+    nic = vdpa_start_nic(t, 0);
+    check_life(t, "running");
+    bytes = soft_number(t, 0, "mapped-bytes");
+    vdpa_stop_guest(t);
+    check_life(t, "suspended");
+    vdpa_continue_guest(t);
+    check_life(t, "running");
+    vdpa_add_dimm(t, 64);
+    g_assert_cmpuint(soft_number(t, 0, "mapped-bytes"), ==, bytes + dimm);
+    check_life(t, "running");
+    vdpa_remove_dimm(t);
+    check_life(t, "running");
+
+    vdpa_soft_do(t->soft, "fail IOTLB_UPDATE 1 EFAULT always");
+    vdpa_add_dimm(t, 64);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, "cannot map");
+    g_assert_cmpuint(soft_number(t, 0, "mapped-bytes"), ==, bytes);
+    assert_counted(t, 0, bytes + dimm, 0);
+    error = status_text(t, 0, "last-error");
+    g_assert_true(g_regex_match_simple("'" VDPA_NODE "': cannot map IOVA "
+                                       "0x100000000-0x103ffffff", error, 0, 0));
+    vdpa_soft_do(t->soft, "unfail");
+    vdpa_nic_check_recovery(nic);
+    check_life(t, "running");
+    qvirtio_reset(nic->vdev);
+    check_life(t, "owned");
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* Each device has an object for as long as it is open */
+static void test_status_objects(void)
+{
+    VdpaTest *t = vdpa_start_qemu("--map any --node --map any", "");
+    int i;
+
+    for (i = 0; i < 2; i++) {
+        uint64_t before[] = { soft_number(t, 0, "messages"),
+                              soft_number(t, 1, "messages") };
+        g_autofree char *first = NULL, *second = NULL;
+
+        g_assert_false(has_status(t, 0));
+        add_netdev(t);
+        first = status_text(t, 0, "device");
+        g_assert_cmpstr(first, ==, VDPA_NODE);
+        g_assert_false(has_status(t, 1));
+        qtest_qmp_device_add(t->qts, "vhost-vdpa-device-pci", "other",
+                             "{ 'addr': '0x5',"
+                             "  'vhostdev': '/dev/vhost-vdpa-1' }");
+        g_assert_true(has_status(t, 1));
+        check_figures_since(t, 1, before[1]);
+        second = status_text(t, 1, "device");
+        g_assert_cmpstr(second, !=, "");
+        g_assert_cmpstr(second, !=, first);
+        add_nic(t);
+        check_figures_since(t, 0, before[0]);
+        check_figures_since(t, 1, before[1]);
+        if (i) {
+            remove_nic(t);
+            remove_netdev(t);
+            g_assert_false(has_status(t, 0));
+            check_figures_since(t, 1, before[1]);
+            vdpa_unplug(t, "other", 0xae08, 1 << 5);
+        } else {
+            vdpa_unplug(t, "other", 0xae08, 1 << 5);
+            g_assert_false(has_status(t, 1));
+            check_figures_since(t, 0, before[0]);
+            remove_nic(t);
+            remove_netdev(t);
+        }
+        g_assert_false(has_status(t, 0));
+        g_assert_false(has_status(t, 1));
+    }
+    vdpa_end(t);
+}
+
+#ifdef CONFIG_TRACE_LOG
+/* The commits that left a trace so far */
+typedef struct Commit {
+    uint64_t before;
+    uint64_t after;
+    uint64_t messages;
+    uint64_t bytes;
+    int64_t ns;
+    int ok;
+} Commit;
+
+static GArray *traced_commits(const char *path)
+{
+    const char *event = "vhost_vdpa_memory_commit " VDPA_NODE ": asid 0 ";
+    GArray *commits = g_array_new(false, false, sizeof(Commit));
+    g_autofree char *text = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    for (line = text; (line = strstr(line, event)); ) {
+        Commit c;
+
+        line += strlen(event);
+        g_assert_cmpint(sscanf(line, "entries %" SCNu64 " -> %" SCNu64
+                               " messages %" SCNu64 " bytes %" SCNu64
+                               " in %" SCNd64 " ns ok %d", &c.before, &c.after,
+                               &c.messages, &c.bytes, &c.ns, &c.ok), ==, 6);
+        g_array_append_val(commits, c);
+    }
+    return commits;
+}
+
+/**
+ * struct Traced - what was seen of the commits that left a trace
+ * @path: of the file
+ * @commits: number of them
+ * @entries: that the device has
+ * @messages: that it got
+ * @bytes: that were mapped, each time they were
+ */
+typedef struct Traced {
+    VdpaTest *t;
+    char *path;
+    unsigned commits;
+    uint64_t entries;
+    uint64_t messages;
+    uint64_t bytes;
+} Traced;
+
+/* One more commit left a trace, and it tells what the device saw of it */
+static void check_commit(Traced *traced, bool ok)
+{
+    g_autoptr(GArray) commits = traced_commits(traced->path);
+    uint64_t messages = vdpa_soft_number(traced->t->soft, "messages");
+    uint64_t bytes = total_mapped(traced->t);
+    const Commit *c;
+
+    g_assert_cmpuint(commits->len, ==, traced->commits + 1);
+    c = &g_array_index(commits, Commit, traced->commits);
+    g_assert_cmpuint(c->before, ==, traced->entries);
+    traced->entries = vdpa_soft_number(traced->t->soft, "mappings");
+    g_assert_cmpuint(c->after, ==, traced->entries);
+    g_assert_cmpuint(c->messages, ==, messages - traced->messages);
+    g_assert_cmpuint(c->bytes, ==, bytes - traced->bytes);
+    g_assert_cmpint(c->ns, >, 0);
+    g_assert_cmpint(c->ok, ==, ok);
+    traced->messages = messages;
+    traced->bytes = bytes;
+    traced->commits++;
+}
+
+static void test_trace_commit(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("vhost-vdpa-test-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "trace", NULL);
+    g_autofree char *args =
+        g_strdup_printf(VDPA_NETDEV_OPTION VDPA_NIC_OPTION
+                        " -trace vhost_vdpa_memory_commit -D %s", path);
+    VdpaTest *t = vdpa_start_qemu("--map any", args);
+    Traced traced = { .t = t, .path = path };
+    VdpaNic *nic;
+
+    check_commit(&traced, true);
+    g_assert_cmpuint(traced.bytes, >=, 127 * MiB);
+    nic = vdpa_start_nic(t, 0);
+    if (vdpa_soft_number(t->soft, "messages") > traced.messages) {
+        /* What the first driver needed besides */
+        check_commit(&traced, true);
+    }
+    vdpa_add_dimm(t, 64);
+    check_commit(&traced, true);
+    /* What needs no message leaves no trace */
+    vdpa_nic_start(nic, 0);
+    vdpa_remove_dimm(t);
+    check_commit(&traced, true);
+    vdpa_soft_do(t->soft, "fail IOTLB_UPDATE 1 EFAULT");
+    vdpa_add_dimm(t, 64);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, "cannot map");
+    check_commit(&traced, false);
+    vdpa_nic_check_recovery(nic);
+    check_commit(&traced, true);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+    g_unlink(path);
+    g_rmdir(dir);
+}
+#endif
 
 /* The file is named, however QEMU got at it */
 static void test_info_network(void)
@@ -1825,73 +2158,11 @@ static void test_bad_generic(void)
 
 /* --- Failures of every call --- */
 
-/**
- * struct Call - one call of a good run, which is to fail in another one
- * @name: as in the transcript
- * @occurrence: from 1
- */
-typedef struct Call {
-    char *name;
-    unsigned occurrence;
-} Call;
-
-static void call_clear(gpointer opaque)
-{
-    g_free(((Call *)opaque)->name);
-}
-
-/* Number the calls of a good run, each name by itself */
-static GArray *number_calls(GPtrArray *calls)
-{
-    g_autoptr(GHashTable) count = g_hash_table_new_full(g_str_hash,
-                                                        g_str_equal, g_free,
-                                                        NULL);
-    GArray *result = g_array_new(false, false, sizeof(Call));
-    unsigned i;
-
-    g_array_set_clear_func(result, call_clear);
-    for (i = 0; i < calls->len; i++) {
-        g_auto(GStrv) words = g_strsplit(calls->pdata[i], " ", 2);
-        unsigned n;
-
-        if (!strcmp(words[0], "CLOSE")) {
-            /* close() does not fail */
-            continue;
-        }
-        n = GPOINTER_TO_UINT(g_hash_table_lookup(count, words[0])) + 1;
-        g_hash_table_replace(count, g_strdup(words[0]), GUINT_TO_POINTER(n));
-        g_array_append_val(result, ((Call) { g_strdup(words[0]), n }));
-    }
-    return result;
-}
-
-/* As the kernel reports it */
-static const char *error_of(const Call *call)
-{
-    return g_str_has_prefix(call->name, "IOTLB_") ? "EFAULT" : "EIO";
-}
-
-/* The call was made, and failed */
-static void assert_injected(GPtrArray *calls, const Call *call)
-{
-    const char *result = g_str_has_prefix(call->name, "IOTLB_") ? " -> 14" :
-                         " -> 5";
-    unsigned i;
-
-    for (i = 0; i < calls->len; i++) {
-        if (g_str_has_prefix(calls->pdata[i], call->name) &&
-            g_str_has_suffix(calls->pdata[i], result)) {
-            return;
-        }
-    }
-    vdpa_soft_fail("%s did not fail", call->name);
-}
-
 /*
  * What QEMU can do without: the MAC address in "info network", and the
  * device's knowledge of the guest's
  */
-static bool is_optional_at_start(const Call *call)
+static bool is_optional_at_start(const VdpaCall *call)
 {
     return !strcmp(call->name, "GET_CONFIG") ||
            !strcmp(call->name, "SET_CONFIG");
@@ -1910,12 +2181,12 @@ static void test_fault_qemu_start(const void *opaque)
                                   VDPA_RAM_OPTIONS BAD_DEVICE), ==, 0);
     good = vdpa_soft_file_messages(soft);
     vdpa_soft_free(soft);
-    list = number_calls(good);
+    list = vdpa_fault_calls(good);
     for (i = 0; i < list->len; i++) {
-        const Call *call = &g_array_index(list, Call, i);
+        const VdpaCall *call = &g_array_index(list, VdpaCall, i);
         g_autofree char *options =
             g_strdup_printf("%s --fail %s:%u:%s", soft_options, call->name,
-                            call->occurrence, error_of(call));
+                            call->occurrence, vdpa_fault_error(call));
         g_autofree char *line = NULL;
         g_autoptr(GPtrArray) calls = NULL;
         int status;
@@ -1923,7 +2194,7 @@ static void test_fault_qemu_start(const void *opaque)
         soft = vdpa_soft_new();
         status = vdpa_soft_run(soft, "", options, VDPA_RAM_OPTIONS BAD_DEVICE);
         calls = vdpa_soft_file_messages(soft);
-        assert_injected(calls, call);
+        vdpa_fault_assert_injected(calls, call);
         if (!is_optional_at_start(call) || status) {
             line = check_refused(soft, status);
             g_assert_nonnull(strstr(line, "vhost-vdpa device '" VDPA_NODE "'"));
@@ -1945,153 +2216,561 @@ static void test_fault_qemu_start(const void *opaque)
 
 /**
  * struct Phase - a part of a guest's life, for its calls to fail in
- * @prepare: brings the guest there
- * @run: the phase itself
+ * @soft: options of the device
+ * @qemu: options of QEMU; NULL for a card of one queue pair
+ * @wanted: features that the guest's driver uses
+ * @loop: of a FaultGuest
  */
 typedef struct Phase {
     const char *name;
     const char *soft;
-    void (*prepare)(VdpaNic *nic);
-    void (*run)(VdpaNic *nic);
+    const char *qemu;
+    uint64_t wanted;
+    VdpaFaultLoop loop;
 } Phase;
 
-static void prepare_start(VdpaNic *nic)
+/**
+ * struct FaultGuest - a guest that lives through a phase again and again
+ * @nic: its driver, or NULL while there is no card
+ * @error: how a QMP command failed, or NULL
+ * @rounds: how often it was looked at
+ */
+typedef struct FaultGuest {
+    VdpaTest *t;
+    const Phase *phase;
+    VdpaNic *nic;
+    char *error;
+    unsigned rounds;
+} FaultGuest;
+
+static void prepare_start(void *opaque)
 {
-    vdpa_nic_prepare(nic, 0);
+    FaultGuest *g = opaque;
+
+    vdpa_nic_prepare(g->nic, g->phase->wanted);
 }
 
-static void run_start(VdpaNic *nic)
+static void run_start(void *opaque)
 {
-    vdpa_nic_set_driver_ok(nic);
+    FaultGuest *g = opaque;
+
+    vdpa_nic_set_driver_ok(g->nic);
 }
 
-static void prepare_running(VdpaNic *nic)
+/* The driver is loaded, and all that it could want works */
+static void start_guest(FaultGuest *g)
 {
-    vdpa_nic_start(nic, 0);
-    vdpa_nic_check_data(nic, 1);
+    unsigned i, pairs;
+
+    vdpa_nic_start(g->nic, g->phase->wanted);
+    pairs = vdpa_nic_pairs(g->nic);
+    if (pairs > 1) {
+        g_assert_cmpuint(set_pairs(g->nic, pairs), ==, VIRTIO_NET_OK);
+    }
+    for (i = 0; i < pairs; i++) {
+        vdpa_nic_check_tx(g->nic, i, 60, i);
+        vdpa_nic_check_rx(g->nic, i, 300, i + 1);
+    }
 }
 
-static void run_stop_and_continue(VdpaNic *nic)
+static void prepare_running(void *opaque)
 {
-    vdpa_stop_guest(nic->t);
-    vdpa_continue_guest(nic->t);
+    start_guest(opaque);
 }
 
-static void run_reset(VdpaNic *nic)
+static void run_stop_and_continue(void *opaque)
 {
-    qvirtio_reset(nic->vdev);
+    FaultGuest *g = opaque;
+
+    vdpa_stop_guest(g->t);
+    vdpa_continue_guest(g->t);
 }
 
-static void run_system_reset(VdpaNic *nic)
+static void run_reset(void *opaque)
 {
-    VdpaTest *t = nic->t;
+    FaultGuest *g = opaque;
 
-    qtest_system_reset(t->qts);
+    qvirtio_reset(g->nic->vdev);
+}
+
+static void run_system_reset(void *opaque)
+{
+    FaultGuest *g = opaque;
+
+    qtest_system_reset(g->t->qts);
     /* The BARs are gone, so this is a new card to the driver */
-    vdpa_nic_free_vqs(nic);
-    nic->pci->pdev->msix_enabled = false;
-    qvirtio_pci_device_enable(nic->pci);
-    qpci_msix_enable(nic->pci->pdev);
+    vdpa_nic_free_vqs(g->nic);
+    g->nic->pci->pdev->msix_enabled = false;
+    qvirtio_pci_device_enable(g->nic->pci);
+    qpci_msix_enable(g->nic->pci->pdev);
 }
 
-static const Phase phases[] = {
-    { "start", "--map any", prepare_start, run_start },
-    { "start-no-persist", "--map any --persist off --doorbell on",
-      prepare_start, run_start },
-    { "stop-continue", "--map any", prepare_running, run_stop_and_continue },
-    { "stop-continue-no-resume", "--map any --resume off --persist off",
-      prepare_running, run_stop_and_continue },
-    { "stop-continue-no-suspend", "--map any --resume off --suspend off",
-      prepare_running, run_stop_and_continue },
-    { "reset", "--map any", prepare_running, run_reset },
-    { "reset-no-persist", "--map any --persist off", prepare_running,
-      run_reset },
-    { "system-reset", "--map any", prepare_running, run_system_reset },
-};
-
-/* See that the new complaints are about the device, and what was attempted */
-static void take_fault_errors(VdpaTest *t, const Call *call)
+/* No less than is wanted, and no more */
+static void assert_all_mapped(VdpaTest *t)
 {
-    g_autofree char *pattern =
-        g_strdup_printf("vhost-vdpa device '" VDPA_NODE "'.*(VHOST_(VDPA_)?%s|"
-                        "IOTLB|iotlb|map|batch|0x)", call->name);
+    QObject *memory = get_status(t, 0, "memory");
 
-    vdpa_take_error(t, pattern);
+    g_assert_cmpuint(qdict_get_int(qobject_to(QDict, memory),
+                                   "wanted-bytes"), ==,
+                     vdpa_soft_number(t->soft, "mapped-bytes"));
+    qobject_unref(memory);
 }
 
 /* After a failure the guest is told, or its device works; in the end it does */
-static bool check_after_fault(VdpaNic *nic, const Call *call)
+static bool unfail_guest(FaultGuest *g, const VdpaCall *call)
 {
-    VdpaTest *t = nic->t;
-    bool told = vdpa_nic_status(nic) & VIRTIO_CONFIG_S_NEEDS_RESET;
+    bool told = vdpa_fault_unfail(g->nic, call);
 
-    vdpa_soft_do(t->soft, "unfail");
-    if (told) {
-        vdpa_nic_wait_needs_reset(nic);
-        take_fault_errors(t, call);
-    } else {
-        if (vdpa_nic_status(nic) & VIRTIO_CONFIG_S_DRIVER_OK) {
-            vdpa_nic_check_data(nic, 1);
-        }
-        if (vdpa_has_error(t)) {
-            take_fault_errors(t, call);
-        }
+    if (!told && vdpa_nic_status(g->nic) & VIRTIO_CONFIG_S_DRIVER_OK) {
+        assert_all_mapped(g->t);
+        vdpa_nic_check_data(g->nic, 1);
     }
-    vdpa_nic_check_recovery(nic);
-    vdpa_assert_no_error(t);
-    /* The device holds what QEMU believes it to hold */
-    vdpa_assert_memory_mapped(t);
+    start_guest(g);
     return told;
 }
 
-/* In each run one call of the phase fails, once, or from then on */
+static bool check_guest(void *opaque, const VdpaCall *call)
+{
+    FaultGuest *g = opaque;
+    bool told = unfail_guest(g, call);
+
+    /* The device holds what QEMU believes it to hold */
+    vdpa_assert_memory_mapped(g->t);
+    return told;
+}
+
+/* --- The same with memory that comes and goes --- */
+
+static void run_add_dimm(void *opaque)
+{
+    FaultGuest *g = opaque;
+
+    vdpa_add_dimm(g->t, 64);
+}
+
+static void run_remove_dimm(void *opaque)
+{
+    FaultGuest *g = opaque;
+
+    vdpa_remove_dimm(g->t);
+}
+
+/* What is broken already may fail again, but that is nothing new */
+static void run_replace_dimm(void *opaque)
+{
+    run_add_dimm(opaque);
+    run_remove_dimm(opaque);
+    run_add_dimm(opaque);
+}
+
+static void prepare_dimm(void *opaque)
+{
+    run_add_dimm(opaque);
+    start_guest(opaque);
+}
+
+static void prepare_dimm_rest(void *opaque)
+{
+    FaultGuest *g = opaque;
+
+    prepare_dimm(g);
+    qvirtio_reset(g->nic->vdev);
+}
+
+static void run_add_dimm_and_start(void *opaque)
+{
+    run_add_dimm(opaque);
+    run_start(opaque);
+}
+
+/* Whoever does not learn of it from the guest can ask */
+static bool unfail_dimm(FaultGuest *g, const VdpaCall *call)
+{
+    if (call && !(vdpa_nic_status(g->nic) & VIRTIO_CONFIG_S_NEEDS_RESET)) {
+        g_autofree char *pattern = vdpa_fault_pattern(call);
+        g_autofree char *error = status_text(g->t, 0, "last-error");
+
+        g_assert_true(g_regex_match_simple(pattern, error, 0, 0));
+    }
+    return unfail_guest(g, call);
+}
+
+static bool check_added_dimm(void *opaque, const VdpaCall *call)
+{
+    FaultGuest *g = opaque;
+    bool told = unfail_dimm(g, call);
+
+    /* "info mtree" would keep the DIMM for good */
+    check_figures(g->t, 0);
+    vdpa_remove_dimm(g->t);
+    vdpa_assert_memory_mapped(g->t);
+    return told;
+}
+
+static bool check_removed_dimm(void *opaque, const VdpaCall *call)
+{
+    FaultGuest *g = opaque;
+    bool told = unfail_dimm(g, call);
+
+    vdpa_assert_memory_mapped(g->t);
+    return told;
+}
+
+/* --- The same with cards that come and go --- */
+
+/* Returns how it failed, or NULL */
+static char *qmp_error(QDict *reply)
+{
+    QDict *error = qdict_get_qdict(reply, "error");
+    char *text = error ? g_strdup(qdict_get_str(error, "desc")) : NULL;
+
+    qobject_unref(reply);
+    return text;
+}
+
+static char *try_add_netdev(VdpaTest *t)
+{
+    return qmp_error(qtest_qmp(t->qts, "{ 'execute': 'netdev_add',"
+                               "  'arguments': { 'type': 'vhost-vdpa',"
+                               "    'id': 'net0', 'vhostdev': %s } }",
+                               VDPA_NODE));
+}
+
+static char *try_add_nic(VdpaTest *t)
+{
+    return qmp_error(qtest_qmp(t->qts, "{ 'execute': 'device_add',"
+                               "  'arguments': {"
+                               "    'driver': 'virtio-net-pci', 'id': 'nic0',"
+                               "    'netdev': 'net0', 'addr': '0x4',"
+                               "    'romfile': '', 'mac': %s } }",
+                               VDPA_GUEST_MAC));
+}
+
+static char *try_add_generic(VdpaTest *t)
+{
+    return qmp_error(qtest_qmp(t->qts, "{ 'execute': 'device_add',"
+                               "  'arguments': {"
+                               "    'driver': 'vhost-vdpa-device-pci',"
+                               "    'id': 'nic0', 'addr': '0x4',"
+                               "    'vhostdev': %s } }", VDPA_NODE));
+}
+
+static void new_nic(FaultGuest *g)
+{
+    g->nic = vdpa_nic_new(g->t, VDPA_NIC_SLOT);
+    start_guest(g);
+}
+
+static void unplug_nic(FaultGuest *g)
+{
+    vdpa_unplug_nic(g->t);
+    g_clear_pointer(&g->nic, forget_nic);
+}
+
+/* Nothing of the device is left, nor of the guest's memory with it */
+static void assert_gone(FaultGuest *g)
+{
+    g_autofree char *text = qtest_hmp(g->t->qts, "info network");
+
+    vdpa_soft_wait(g->t->soft, "open == 0");
+    g_assert_cmpuint(vdpa_soft_number(g->t->soft, "mapped-bytes"), ==, 0);
+    g_assert_false(has_status(g->t, 0));
+    g_assert_false(has_child(g->t, "/machine/peripheral", "nic0"));
+    g_assert_null(strstr(text, "net0"));
+}
+
+/* The driver uses the card to the end, after which all is as before */
+static void remove_all(FaultGuest *g, bool generic)
+{
+    unplug_nic(g);
+    if (!generic) {
+        remove_netdev(g->t);
+    }
+    assert_gone(g);
+    g_clear_pointer(&g->error, g_free);
+    /* It would stay as long as something refers to it */
+    vdpa_remove_dimm(g->t);
+    g->rounds++;
+}
+
+static void prepare_netdev_add(void *opaque)
+{
+    run_add_dimm(opaque);
+}
+
+static void run_netdev_add(void *opaque)
+{
+    FaultGuest *g = opaque;
+
+    g->error = try_add_netdev(g->t);
+}
+
+static void prepare_device_add(void *opaque)
+{
+    FaultGuest *g = opaque;
+
+    run_add_dimm(g);
+    add_netdev(g->t);
+}
+
+static void run_device_add(void *opaque)
+{
+    FaultGuest *g = opaque;
+
+    g->error = try_add_nic(g->t);
+}
+
+static void run_generic_add(void *opaque)
+{
+    FaultGuest *g = opaque;
+
+    g->error = try_add_generic(g->t);
+}
+
+/* That of a card's first driver is the one that maps what is small */
+static void prepare_first_start(void *opaque)
+{
+    FaultGuest *g = opaque;
+
+    prepare_device_add(g);
+    add_nic(g->t);
+    g->nic = vdpa_nic_new(g->t, VDPA_NIC_SLOT);
+    prepare_start(g);
+}
+
+static void prepare_unplug(void *opaque)
+{
+    FaultGuest *g = opaque;
+
+    prepare_device_add(g);
+    add_nic(g->t);
+    new_nic(g);
+}
+
+static void run_device_del(void *opaque)
+{
+    unplug_nic(opaque);
+}
+
+static void run_netdev_del(void *opaque)
+{
+    FaultGuest *g = opaque;
+
+    remove_netdev(g->t);
+}
+
+/* A command failed and says why, or it succeeded, with a warning */
+static void check_command(FaultGuest *g, const VdpaCall *call)
+{
+    g_autofree char *pattern = call ? vdpa_fault_pattern(call) : NULL;
+
+    vdpa_soft_do(g->t->soft, "unfail");
+    if (g->error) {
+        g_assert_nonnull(call);
+        if (!strcmp(call->name, "OPEN")) {
+            g_assert_nonnull(strstr(g->error, "Could not open '" VDPA_NODE
+                                    "': Input/output error"));
+        } else if (!g_regex_match_simple(pattern, g->error, 0, 0)) {
+            vdpa_soft_fail("the error is not like '%s': %s", pattern,
+                           g->error);
+        }
+    } else if (call && vdpa_has_error(g->t)) {
+        vdpa_take_error(g->t, pattern);
+    }
+    vdpa_assert_no_error(g->t);
+}
+
+static bool check_netdev_add(void *opaque, const VdpaCall *call)
+{
+    FaultGuest *g = opaque;
+
+    check_command(g, call);
+    if (g->error) {
+        assert_gone(g);
+        add_netdev(g->t);
+    } else if (call) {
+        g_autofree char *text = qtest_hmp(g->t->qts, "info network");
+
+        /* The one thing that is of no importance to anybody else */
+        g_assert_cmpstr(call->name, ==, "GET_CONFIG");
+        g_assert_nonnull(strstr(text, VDPA_NODE));
+        g_assert_null(strstr(text, ",mac="));
+    }
+    add_nic(g->t);
+    new_nic(g);
+    remove_all(g, false);
+    return false;
+}
+
+static bool check_device_add(void *opaque, const VdpaCall *call)
+{
+    FaultGuest *g = opaque;
+
+    check_command(g, call);
+    if (g->error) {
+        g_assert_false(has_child(g->t, "/machine/peripheral", "nic0"));
+        if (g->rounds % 2) {
+            /* A user who gives up */
+            remove_netdev(g->t);
+            assert_gone(g);
+            add_netdev(g->t);
+        }
+        add_nic(g->t);
+    }
+    new_nic(g);
+    remove_all(g, false);
+    return false;
+}
+
+static bool check_first_start(void *opaque, const VdpaCall *call)
+{
+    FaultGuest *g = opaque;
+    bool told = unfail_guest(g, call);
+
+    remove_all(g, false);
+    return told;
+}
+
+static bool check_device_del(void *opaque, const VdpaCall *call)
+{
+    FaultGuest *g = opaque;
+
+    check_command(g, call);
+    add_nic(g->t);
+    new_nic(g);
+    remove_all(g, false);
+    return false;
+}
+
+static bool check_netdev_del(void *opaque, const VdpaCall *call)
+{
+    FaultGuest *g = opaque;
+
+    check_command(g, call);
+    unplug_nic(g);
+    assert_gone(g);
+    add_netdev(g->t);
+    add_nic(g->t);
+    new_nic(g);
+    remove_all(g, false);
+    return false;
+}
+
+/*
+ * What vdpa-dev.c asks for by itself fails without the device's name, and what
+ * fails in the backend is on standard error.
+ */
+static bool check_generic_add(void *opaque, const VdpaCall *call)
+{
+    FaultGuest *g = opaque;
+
+    vdpa_soft_do(g->t->soft, "unfail");
+    if (g->error) {
+        g_assert_nonnull(call);
+        if (vdpa_has_error(g->t)) {
+            g_autofree char *pattern = vdpa_fault_pattern(call);
+
+            vdpa_take_error(g->t, pattern);
+        } else {
+            g_assert_nonnull(strstr(g->error, "Input/output error"));
+            g_assert_true(strstr(g->error, "vhost-vdpa-device: ") ||
+                          strstr(g->error, VDPA_NODE));
+        }
+        assert_gone(g);
+        g_clear_pointer(&g->error, g_free);
+        g->error = try_add_generic(g->t);
+    } else {
+        g_assert_null(call);
+    }
+    g_assert_cmpstr(g->error, ==, NULL);
+    new_nic(g);
+    remove_all(g, true);
+    return false;
+}
+
+#define NO_DEVICE ""
+#define TWO_PAIRS VDPA_NETDEV_OPTION VDPA_NIC_OPTION ",mq=on,vectors=6"
+#define GENERIC_DEVICE                                                 \
+    "-device vhost-vdpa-device-pci,id=nic0,addr=4,vhostdev=" VDPA_NODE
+#define MQ BIT_ULL(VIRTIO_NET_F_MQ)
+
+static const Phase phases[] = {
+    { "start", "--map any", NULL, 0,
+      { prepare_start, run_start, check_guest } },
+    { "start-no-persist", "--map any --persist off --doorbell on", NULL, 0,
+      { prepare_start, run_start, check_guest } },
+    { "stop-continue", "--map any", NULL, 0,
+      { prepare_running, run_stop_and_continue, check_guest } },
+    { "stop-continue-no-resume", "--map any --resume off --persist off", NULL,
+      0, { prepare_running, run_stop_and_continue, check_guest } },
+    { "stop-continue-no-suspend", "--map any --resume off --suspend off",
+      NULL, 0, { prepare_running, run_stop_and_continue, check_guest } },
+    { "reset", "--map any", NULL, 0,
+      { prepare_running, run_reset, check_guest } },
+    { "reset-no-persist", "--map any --persist off", NULL, 0,
+      { prepare_running, run_reset, check_guest } },
+    { "system-reset", "--map any", NULL, 0,
+      { prepare_running, run_system_reset, check_guest } },
+
+    { "queues-start", "--map any --queues 2", TWO_PAIRS, MQ,
+      { prepare_start, run_start, check_guest,
+        .once = true } },
+    { "queues-stop-continue", "--map any --queues 2", TWO_PAIRS, MQ,
+      { prepare_running, run_stop_and_continue, check_guest,
+        .once = true } },
+    { "queues-reset", "--map any --queues 2 --persist off", TWO_PAIRS, MQ,
+      { prepare_running, run_reset, check_guest,
+        .once = true } },
+
+    { "generic-start", "--map any", GENERIC_DEVICE, 0,
+      { prepare_start, run_start, check_guest } },
+    { "generic-device-add", "--map any", NO_DEVICE, 0,
+      { prepare_netdev_add, run_generic_add, check_generic_add,
+        .once = true } },
+
+    { "netdev-add", "--map any", NO_DEVICE, 0,
+      { prepare_netdev_add, run_netdev_add, check_netdev_add,
+        .once = true } },
+    { "device-add", "--map any", NO_DEVICE, 0,
+      { prepare_device_add, run_device_add, check_device_add } },
+    { "first-start", "--map any", NO_DEVICE, 0,
+      { prepare_first_start, run_start, check_first_start, "IOTLB_" } },
+    { "device-del", "--map any --persist off", NO_DEVICE, 0,
+      { prepare_unplug, run_device_del, check_device_del } },
+    { "netdev-del", "--map any", NO_DEVICE, 0,
+      { prepare_unplug, run_netdev_del, check_netdev_del } },
+
+    { "dimm-add", "--map any", NULL, 0,
+      { prepare_running, run_add_dimm, check_added_dimm } },
+    { "dimm-remove", "--map any", NULL, 0,
+      { prepare_dimm, run_remove_dimm, check_removed_dimm } },
+    { "dimm-replace", "--map any", NULL, 0,
+      { prepare_running, run_replace_dimm, check_added_dimm } },
+    { "dimm-add-rest", "--map any", NULL, 0,
+      { prepare_start, run_add_dimm_and_start, check_added_dimm, "IOTLB_" } },
+    { "dimm-remove-rest", "--map any", NULL, 0,
+      { prepare_dimm_rest, run_remove_dimm, check_removed_dimm } },
+    { "dimm-add-no-batch", "--map any --backend-features 1fa", NULL, 0,
+      { prepare_running, run_add_dimm, check_added_dimm } },
+};
+
 static void test_fault_phase(const void *opaque)
 {
     const Phase *phase = opaque;
-    VdpaTest *t = vdpa_start(phase->soft);
-    VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
-    g_autoptr(GPtrArray) good = NULL;
-    g_autoptr(GArray) list = NULL;
-    unsigned i, fds, injected = 0, told = 0;
+    FaultGuest g = {
+        .t = vdpa_start_qemu(phase->soft, phase->qemu ?:
+                             VDPA_NETDEV_OPTION VDPA_NIC_OPTION),
+        .phase = phase,
+    };
 
-    /* The second time is like all that follow */
-    for (i = 0; i < 2; i++) {
-        phase->prepare(nic);
-        vdpa_soft_skip(t->soft);
-        phase->run(nic);
+    if (g_strcmp0(phase->qemu, NO_DEVICE)) {
+        g.nic = vdpa_nic_new(g.t, VDPA_NIC_SLOT);
     }
-    good = vdpa_soft_messages(t->soft);
-    list = number_calls(good);
-    g_assert_cmpuint(list->len, >, 0);
-    vdpa_nic_start(nic, 0);
-    fds = count_fds(t);
-    for (i = 0; i < 2 * list->len; i++) {
-        const Call *call = &g_array_index(list, Call, i / 2);
-        const char *always = i % 2 ? "always" : "";
-        g_autoptr(GPtrArray) calls = NULL;
-
-        if (i % 2 && call->occurrence > 1) {
-            continue;
-        }
-        g_test_message("%s %u %s", call->name, call->occurrence, always);
-        phase->prepare(nic);
-        vdpa_assert_no_error(t);
-        vdpa_soft_skip(t->soft);
-        vdpa_soft_do(t->soft, "fail %s %u %s %s", call->name,
-                     call->occurrence, error_of(call), always);
-        phase->run(nic);
-        calls = vdpa_soft_messages(t->soft);
-        assert_injected(calls, call);
-        injected++;
-        told += check_after_fault(nic, call);
-    }
-    g_test_message("%u failures injected, the guest was told of %u",
-                   injected, told);
-    g_assert_cmpuint(count_fds(t), ==, fds);
-    vdpa_nic_free(nic);
-    vdpa_end(t);
+    vdpa_fault_loop(g.t, &phase->loop, &g);
+    g_clear_pointer(&g.nic, vdpa_nic_free);
+    g_free(g.error);
+    vdpa_end(g.t);
 }
-
 static void add_tests(void)
 {
     int i;
@@ -2171,6 +2850,14 @@ static void add_tests(void)
     qtest_add_func("vhost-vdpa/fd/sandbox", test_sandbox);
     qtest_add_func("vhost-vdpa/fd/getfd", test_fd_getfd);
     qtest_add_func("vhost-vdpa/info-network", test_info_network);
+    qtest_add_data_func("vhost-vdpa/figures/persist", "--map any",
+                        test_figures);
+    qtest_add_data_func("vhost-vdpa/figures/no-persist",
+                        "--map any --persist off", test_figures);
+    qtest_add_func("vhost-vdpa/figures/objects", test_status_objects);
+#ifdef CONFIG_TRACE_LOG
+    qtest_add_func("vhost-vdpa/figures/trace", test_trace_commit);
+#endif
     qtest_add_func("vhost-vdpa/generic", test_generic);
 
     for (i = 0; i < ARRAY_SIZE(bad_inputs); i++) {
