@@ -42,7 +42,7 @@
 #define SLICE_MAX TiB
 #define SLICE_NS (25 * SCALE_MS)
 #define SLICE_ALIGN_MAX GiB
-/* How long whoever begins waits for the end, so that most see errors */
+/* How long who wants to know of errors waits for the end, so as to see most */
 #define PATIENCE_MS 40
 
 /**
@@ -93,6 +93,7 @@ struct VhostVDPAMemory {
     VhostVDPANode node;
     VhostVDPAIOTLB *iotlb;      /* to be used after slice_wait() only */
     MemoryListener listener;
+    MemoryListener low_listener;    /* of what is below SMALL_LIMIT */
     MemoryListener target;      /* of the memory that views lead to */
     bool target_changed;
     AddressSpace *as;           /* NULL until memory is followed */
@@ -546,7 +547,7 @@ static bool map_wanted(VhostVDPAMemory *m, Error **errp)
     m->slice.bytes = SLICE_MIN;
     m->slice.align = SLICE_MIN;
     room = memlock_room();
-    if (missing > room) {
+    if (errp && missing > room) {
         /*
          * Ask for too much right away.  A kernel that has to pin it refuses
          * before it does; if there is no need to pin, it does not take long.
@@ -557,7 +558,7 @@ static bool map_wanted(VhostVDPAMemory *m, Error **errp)
         slice_begin(m);
         slice_wait(m);
     }
-    return map_slices(m, PATIENCE_MS, errp);
+    return map_slices(m, errp ? PATIENCE_MS : 0, errp);
 }
 
 /*
@@ -654,14 +655,11 @@ static void send_changes(VhostVDPAMemory *m)
         }
         return;
     }
-    if (m->running ? commit(m, &err) : map_wanted(m, &err)) {
-        return;
-    }
-    if (m->running) {
-        m->events->failed(m->opaque, err);
-    } else {
+    if (!m->running) {
         /* What is missing is tried again, and reported, at the next start */
-        error_free(err);
+        map_wanted(m, NULL);
+    } else if (!commit(m, &err)) {
+        m->events->failed(m->opaque, err);
     }
 }
 
@@ -866,6 +864,25 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
                          perm, mr, false, NULL);
 }
 
+/* The part of a section that region_add() left out while @m->low was not set */
+static void low_region_add(MemoryListener *listener,
+                           MemoryRegionSection *section)
+{
+    VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, low_listener);
+    MemoryRegion *mr = section->mr;
+    uint64_t first, last, uaddr;
+
+    if (!region_unwanted(mr) &&
+        !section_pages(section, &first, &last, &uaddr) &&
+        first < SMALL_LIMIT) {
+        slice_wait(m);
+        vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first,
+                             MIN(last, SMALL_LIMIT - 1), uaddr,
+                             memory_perm(mr, section->readonly), mr, false,
+                             NULL);
+    }
+}
+
 static void region_del(MemoryListener *listener, MemoryRegionSection *section)
 {
     VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
@@ -946,6 +963,11 @@ VhostVDPAMemory *vhost_vdpa_memory_new(const VhostVDPANode *node,
         .region_del = region_del,
         .commit = memory_commit,
     };
+    m->low_listener = (MemoryListener) {
+        .name = "vhost-vdpa-low",
+        .priority = MEMORY_LISTENER_PRIORITY_DEV_BACKEND,
+        .region_add = low_region_add,
+    };
     m->target = (MemoryListener) {
         .name = "vhost-vdpa-target",
         .priority = MEMORY_LISTENER_PRIORITY_DEV_BACKEND,
@@ -1006,7 +1028,13 @@ void vhost_vdpa_memory_free(VhostVDPAMemory *m)
  */
 static void follow(VhostVDPAMemory *m, AddressSpace *as, bool low)
 {
-    if (m->as == as && (m->low || !low)) {
+    if (m->as == as) {
+        if (low && !m->low) {
+            /* Not all over again, as slices may be under way */
+            m->low = true;
+            memory_listener_register(&m->low_listener, as);
+            memory_listener_unregister(&m->low_listener);
+        }
         return;
     }
     vhost_vdpa_memory_unfollow(m);

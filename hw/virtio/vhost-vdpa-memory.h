@@ -86,7 +86,8 @@ void vhost_vdpa_memory_free(VhostVDPAMemory *m);
  *      the address space is another one
  * @low: begin to follow what is below 1 MiB, too, if that was not done yet.
  *       Before the guest's first driver, firmware changes it all the time
- * @errp: names the device, the range that failed and the likely causes
+ * @errp: names the device, the range that failed and the likely causes; NULL
+ *        not to wait for the first of them
  *
  * Pinning memory takes the host long.  So what is large is mapped in slices by
  * a thread, while the monitor and the guest go on;
