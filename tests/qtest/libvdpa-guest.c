@@ -654,21 +654,29 @@ void vdpa_assert_memory_mapped(VdpaTest *t)
     g_assert_cmpuint(device->len, ==, guest->len);
 }
 
+/*
+ * QEMU 10.0 finds the file of a memfd backend by its ID.  RCU may close that of
+ * a removed one when a new one has it already, so no two have the same.
+ */
 void vdpa_add_dimm(VdpaTest *t, unsigned size_mb)
 {
+    g_autofree char *id = g_strdup_printf("mem%u", ++t->backend + 1);
+
     qtest_qmp_assert_success(t->qts, "{ 'execute': 'object-add',"
                              "  'arguments': {"
                              "    'qom-type': 'memory-backend-memfd',"
-                             "    'id': 'mem1', 'share': true,"
-                             "    'size': %" PRIu64 " } }",
+                             "    'id': %s, 'share': true,"
+                             "    'size': %" PRIu64 " } }", id,
                              (uint64_t)size_mb * MiB);
-    qtest_qmp_device_add(t->qts, "pc-dimm", "dimm1", "{ 'memdev': 'mem1' }");
+    qtest_qmp_device_add(t->qts, "pc-dimm", "dimm1", "{ 'memdev': %s }", id);
 }
 
 void vdpa_remove_dimm(VdpaTest *t)
 {
+    g_autofree char *id = g_strdup_printf("mem%u", t->backend + 1);
+
     qtest_outl(t->qts, ACPI_MEMORY_SLOT, 0);
     vdpa_unplug(t, "dimm1", ACPI_MEMORY_CONTROL, ACPI_MEMORY_EJECT);
     qtest_qmp_assert_success(t->qts, "{ 'execute': 'object-del',"
-                             "  'arguments': { 'id': 'mem1' } }");
+                             "  'arguments': { 'id': %s } }", id);
 }

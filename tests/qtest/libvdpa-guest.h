@@ -74,6 +74,7 @@ typedef struct VdpaTest {
 
     /*< private >*/
     char *deleted;
+    unsigned backend;
 } VdpaTest;
 
 /**
@@ -304,7 +305,11 @@ void vdpa_assert_memory_mapped(VdpaTest *t);
 /** vdpa_add_dimm() - plug in a DIMM, "dimm1", of which there can be one */
 void vdpa_add_dimm(VdpaTest *t, unsigned size_mb);
 
-/** vdpa_remove_dimm() - take it out, with the help of the guest */
+/**
+ * vdpa_remove_dimm() - take it out, with the help of the guest
+ *
+ * Also one with the memory backend "mem1" that QEMU was started with.
+ */
 void vdpa_remove_dimm(VdpaTest *t);
 
 #endif
