@@ -1872,7 +1872,7 @@ static void test_two_devices(void)
                                   "iommu_platform=on,vectors=0");
     VdpaNic *nic = vdpa_nic_new_intx(t, VDPA_NIC_SLOT);
     VdpaNic *second = vdpa_nic_new_intx(t, SECOND_NIC_SLOT);
-    g_autoptr(GArray) memory = NULL, both = NULL;
+    g_autoptr(GArray) memory = NULL;
     IommuBuffers buffers, others, shared;
     Iommu *iommu, *other;
     uint64_t messages;

@@ -748,7 +748,6 @@ static void test_faults(const void *opaque)
 static void test_memlock(void)
 {
     VdpaSoft *soft = vdpa_soft_new();
-    g_autoptr(GPtrArray) calls = NULL;
     g_auto(GStrv) lines = NULL;
 
     g_assert_cmpint(vdpa_soft_run(soft, "ulimit -S -l 64;",
