@@ -38,6 +38,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -312,21 +313,36 @@ EXPORT int statx(int dir, const char *restrict path, int flags,
 }
 #endif
 
-/* The limit that nodes enforce is the one that the client sees */
+/*
+ * The limit that nodes enforce is the one that the client sees.  A sanitizer
+ * asks for limits before it is ready for calls of code that it checks, or of
+ * dlsym().
+ */
 #define GETRLIMIT(name, type)                                           \
-    EXPORT int name(__rlimit_resource_t resource, type limit)           \
+    EXPORT __attribute__((no_sanitize("address")))                      \
+    __attribute__((no_sanitize("undefined")))                           \
+    int name(__rlimit_resource_t resource, type limit)                  \
     {                                                                   \
-        int ret = REAL(name)(resource, limit);                          \
+        struct rlimit64 now;                                            \
         uint64_t memlock;                                               \
                                                                         \
-        if (ret == 0 && resource == RLIMIT_MEMLOCK && active &&         \
-            vs_nodes_memlock(&memlock)) {                               \
-            limit->rlim_cur = memlock;                                  \
-            if (limit->rlim_cur != memlock) {                           \
-                limit->rlim_cur = -1;                                   \
-            }                                                           \
+        if (syscall(SYS_prlimit64, 0, resource, NULL, &now) < 0) {      \
+            return -1;                                                  \
         }                                                               \
-        return ret;                                                     \
+        if (resource == RLIMIT_MEMLOCK && active &&                     \
+            vs_nodes_memlock(&memlock)) {                               \
+            now.rlim_cur = memlock;                                     \
+        }                                                               \
+        /* What is too large for the type is as good as unlimited */    \
+        limit->rlim_cur = now.rlim_cur;                                 \
+        if (limit->rlim_cur != now.rlim_cur) {                          \
+            limit->rlim_cur = -1;                                       \
+        }                                                               \
+        limit->rlim_max = now.rlim_max;                                 \
+        if (limit->rlim_max != now.rlim_max) {                          \
+            limit->rlim_max = -1;                                       \
+        }                                                               \
+        return 0;                                                       \
     }
 
 #ifdef __GLIBC__
