@@ -590,6 +590,14 @@ static uint64_t section_last(const MemoryRegionSection *section)
            int128_get64(int128_sub(section->size, int128_one()));
 }
 
+static void skip(VhostVDPAMemory *m, const MemoryRegionSection *section,
+                 const char *why)
+{
+    trace_vhost_vdpa_memory_skip(m->node.name, section->mr->name,
+                                 section_first(section),
+                                 section_last(section), why);
+}
+
 /*
  * The whole host pages of a section of RAM, and where they are.  Returns NULL,
  * or why the device cannot be given any.
@@ -680,9 +688,7 @@ static void view_map_section(VhostVDPAMemory *m,
         why = section_pages(section, &first, &last, &uaddr);
     }
     if (why) {
-        trace_vhost_vdpa_memory_skip(m->node.name, mr->name,
-                                     section_first(section),
-                                     section_last(section), why);
+        skip(m, section, why);
         return;
     }
     trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
@@ -820,13 +826,26 @@ static void view_del(VhostVDPAMemory *m, MemoryRegionSection *section)
                          ROUND_DOWN(section_last(section), page) + page - 1);
 }
 
+static void add_pages(VhostVDPAMemory *m, const MemoryRegionSection *section,
+                      uint64_t first, uint64_t last, uint64_t uaddr)
+{
+    MemoryRegion *mr = section->mr;
+    VhostVDPAIOTLBPerm perm = memory_perm(mr, section->readonly);
+
+    trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
+                                perm);
+    slice_wait(m);
+    /* What the device cannot reach is reported by the commit */
+    vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last, uaddr,
+                         perm, mr, false, NULL);
+}
+
 static void region_add(MemoryListener *listener, MemoryRegionSection *section)
 {
     VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, listener);
     MemoryRegion *mr = section->mr;
     const char *why = region_unwanted(mr);
     uint64_t first, last, uaddr;
-    VhostVDPAIOTLBPerm perm;
 
     if (memory_region_is_iommu(mr)) {
         view_add(m, section);
@@ -836,20 +855,12 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
         why = section_pages(section, &first, &last, &uaddr);
     }
     if (why) {
-        trace_vhost_vdpa_memory_skip(m->node.name, mr->name,
-                                     section_first(section),
-                                     section_last(section), why);
+        skip(m, section, why);
         return;
     }
     if (first != section_first(section) || last != section_last(section)) {
-        trace_vhost_vdpa_memory_skip(m->node.name, mr->name,
-                                     section_first(section),
-                                     section_last(section),
-                                     "all but the whole pages of it");
+        skip(m, section, "all but the whole pages of it");
     }
-    perm = memory_perm(mr, section->readonly);
-    trace_vhost_vdpa_memory_add(m->node.name, mr->name, first, last, uaddr,
-                                perm);
     m->private_bytes += private_ram(section, last - first + 1);
     if (!m->low && first < SMALL_LIMIT) {
         if (last < SMALL_LIMIT) {
@@ -858,10 +869,7 @@ static void region_add(MemoryListener *listener, MemoryRegionSection *section)
         uaddr += SMALL_LIMIT - first;
         first = SMALL_LIMIT;
     }
-    slice_wait(m);
-    /* What the device cannot reach is reported by the commit */
-    vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first, last, uaddr,
-                         perm, mr, false, NULL);
+    add_pages(m, section, first, last, uaddr);
 }
 
 /* The part of a section that region_add() left out while @m->low was not set */
@@ -869,17 +877,12 @@ static void low_region_add(MemoryListener *listener,
                            MemoryRegionSection *section)
 {
     VhostVDPAMemory *m = container_of(listener, VhostVDPAMemory, low_listener);
-    MemoryRegion *mr = section->mr;
     uint64_t first, last, uaddr;
 
-    if (!region_unwanted(mr) &&
+    if (!region_unwanted(section->mr) &&
         !section_pages(section, &first, &last, &uaddr) &&
         first < SMALL_LIMIT) {
-        slice_wait(m);
-        vhost_vdpa_iotlb_add(m->iotlb, VHOST_VDPA_GUEST_ASID, first,
-                             MIN(last, SMALL_LIMIT - 1), uaddr,
-                             memory_perm(mr, section->readonly), mr, false,
-                             NULL);
+        add_pages(m, section, first, MIN(last, SMALL_LIMIT - 1), uaddr);
     }
 }
 
