@@ -91,6 +91,14 @@ static bool start_is_pending(VdpaTest *t)
     return pending;
 }
 
+/* The driver is done, its device is not */
+static void start_waiting(VdpaTest *t, VdpaNic *nic)
+{
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    g_assert_true(start_is_pending(t));
+}
+
 static char *status_text(VdpaTest *t, const char *property)
 {
     QObject *value = status_property(t, property);
@@ -339,9 +347,7 @@ static void test_dirty_rate(void)
     VdpaTest *t = start_slow("");
     VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
 
-    vdpa_nic_prepare(nic, 0);
-    vdpa_nic_set_driver_ok(nic);
-    g_assert_true(start_is_pending(t));
+    start_waiting(t, nic);
     qtest_qmp_assert_success(t->qts, "{ 'execute': 'calc-dirty-rate',"
                              " 'arguments': { 'calc-time': 1,"
                              " 'mode': 'dirty-bitmap' } }");
@@ -368,9 +374,7 @@ static void test_link(const void *soft)
     VdpaTest *t = start_slow(soft);
     VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
 
-    vdpa_nic_prepare(nic, 0);
-    vdpa_nic_set_driver_ok(nic);
-    g_assert_true(start_is_pending(t));
+    start_waiting(t, nic);
     set_link(t, "nic0", false);
     g_assert_false(start_is_pending(t));
     set_link(t, "nic0", true);
@@ -389,9 +393,7 @@ static void test_unplug_pending(const void *soft)
     VdpaTest *t = start_slow(soft);
     VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
 
-    vdpa_nic_prepare(nic, 0);
-    vdpa_nic_set_driver_ok(nic);
-    g_assert_true(start_is_pending(t));
+    start_waiting(t, nic);
     vdpa_nic_free(nic);
     qpci_unplug_acpi_device_test(t->qts, "nic0", VDPA_NIC_SLOT);
     g_assert_false(start_is_pending(t));
@@ -399,9 +401,7 @@ static void test_unplug_pending(const void *soft)
                          " 'addr': %s, 'mac': %s }",
                          stringify(VDPA_NIC_SLOT), VDPA_GUEST_MAC);
     nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
-    vdpa_nic_prepare(nic, 0);
-    vdpa_nic_set_driver_ok(nic);
-    g_assert_true(start_is_pending(t));
+    start_waiting(t, nic);
     go_on(t);
     vdpa_soft_wait(t->soft, "status == 15");
     vdpa_assert_memory_mapped(t);
@@ -416,9 +416,7 @@ static void test_hotplug(void)
     VdpaTest *t = start_slow("");
     VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
 
-    vdpa_nic_prepare(nic, 0);
-    vdpa_nic_set_driver_ok(nic);
-    g_assert_true(start_is_pending(t));
+    start_waiting(t, nic);
     go_on(t);
     vdpa_add_dimm(t, 64);
     vdpa_soft_wait(t->soft, "status == 15");
@@ -501,9 +499,7 @@ static void test_quit(const void *opaque)
     VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
 
     if (pending) {
-        vdpa_nic_prepare(nic, 0);
-        vdpa_nic_set_driver_ok(nic);
-        g_assert_true(start_is_pending(t));
+        start_waiting(t, nic);
     }
     g_assert_cmpuint(mapped(t), <, wanted(t));
     vdpa_nic_free(nic);
@@ -524,9 +520,7 @@ static void test_device_add(void)
                          stringify(VDPA_NIC_SLOT), VDPA_GUEST_MAC);
     g_assert_cmpuint(mapped(t), <, wanted(t));
     nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
-    vdpa_nic_prepare(nic, 0);
-    vdpa_nic_set_driver_ok(nic);
-    g_assert_true(start_is_pending(t));
+    start_waiting(t, nic);
     go_on(t);
     vdpa_soft_wait(t->soft, "status == 15");
     vdpa_assert_memory_mapped(t);
@@ -548,9 +542,7 @@ static void test_reset(void)
     vdpa_soft_do(t->soft, "slow-pin 400");
     vdpa_nic_negotiate(nic, 0);
     vdpa_nic_free_vqs(nic);
-    vdpa_nic_prepare(nic, 0);
-    vdpa_nic_set_driver_ok(nic);
-    g_assert_true(start_is_pending(t));
+    start_waiting(t, nic);
     go_on(t);
     vdpa_soft_wait(t->soft, "status == 15");
     vdpa_assert_memory_mapped(t);
@@ -581,9 +573,7 @@ static void test_fails(void)
 
     none = status_text(t, "last-error");
     g_assert_cmpstr(none, ==, "");
-    vdpa_nic_prepare(nic, 0);
-    vdpa_nic_set_driver_ok(nic);
-    g_assert_true(start_is_pending(t));
+    start_waiting(t, nic);
     vdpa_soft_do(t->soft, "fail IOTLB_UPDATE 1 EFAULT always");
     go_on(t);
     expect_broken(t);
