@@ -211,6 +211,21 @@ static void check_sharing(VhostVDPAMemory *m)
     }
 }
 
+/* How much more this process may pin, of what @limit, and with what @pinned */
+static uint64_t memlock_room(uint64_t *limit, uint64_t *pinned)
+{
+    struct rlimit rlimit;
+
+    *limit = UINT64_MAX;
+    *pinned = MAX(pinned_kib(), 0) * KiB;
+    if (getrlimit(RLIMIT_MEMLOCK, &rlimit) ||
+        rlimit.rlim_cur == RLIM_INFINITY) {
+        return UINT64_MAX;
+    }
+    *limit = rlimit.rlim_cur;
+    return *limit - MIN(*pinned, *limit);
+}
+
 /*
  * Say more than the kernel does, which reports nearly everything as EFAULT.
  * The limit is on all that the process has pinned, for whatever device
@@ -221,10 +236,9 @@ static void explain(VhostVDPAMemory *m, Error *cause, Error **errp)
     const VhostVDPAIOTLBFailure *failure =
         vhost_vdpa_iotlb_failure(m->iotlb, VHOST_VDPA_GUEST_ASID);
     const char *advice = "look at the host's kernel log";
-    uint64_t pinned = MAX(pinned_kib(), 0) * KiB;
     g_autofree char *limits = NULL;
     VhostVDPAIOTLBStats stats;
-    struct rlimit limit;
+    uint64_t limit, pinned;
 
     vhost_vdpa_iotlb_stats(m->iotlb, VHOST_VDPA_GUEST_ASID, &stats);
     if ((!failure || failure->step == VHOST_VDPA_IOTLB_STEP_RANGE) &&
@@ -239,15 +253,12 @@ static void explain(VhostVDPAMemory *m, Error *cause, Error **errp)
         advice = "the memory may not be writable or not be of a kind that "
                  "devices can access, or the host's IOMMU has no room: look "
                  "at the host's kernel log";
-        if (!getrlimit(RLIMIT_MEMLOCK, &limit) &&
-            limit.rlim_cur != RLIM_INFINITY &&
-            failure->last - failure->first >= limit.rlim_cur - MIN(
-                pinned, limit.rlim_cur)) {
+        if (failure->last - failure->first >= memlock_room(&limit, &pinned)) {
             limits = g_strdup_printf(
                 "RLIMIT_MEMLOCK is %" PRIu64 " bytes, of which %" PRIu64
                 " are in use, but the guest's memory is %" PRIu64 " bytes: "
                 "raise the limit (ulimit -l, LimitMEMLOCK=, or libvirt's "
-                "<memtune> <hard_limit>)", (uint64_t)limit.rlim_cur, pinned,
+                "<memtune> <hard_limit>)", limit, pinned,
                 stats.bytes_desired);
             advice = limits;
         }
@@ -511,22 +522,10 @@ static bool commit(VhostVDPAMemory *m, Error **errp)
     return ok;
 }
 
-/* How much more this process may pin */
-static uint64_t memlock_room(void)
-{
-    uint64_t pinned = MAX(pinned_kib(), 0) * KiB;
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_MEMLOCK, &limit) || limit.rlim_cur == RLIM_INFINITY) {
-        return UINT64_MAX;
-    }
-    return limit.rlim_cur - MIN(pinned, limit.rlim_cur);
-}
-
 /* Begin to map all that is wanted, or do so if it is not much */
 static bool map_wanted(VhostVDPAMemory *m, Error **errp)
 {
-    uint64_t missing, room;
+    uint64_t missing, room, limit, pinned;
     Error *err = NULL;
 
     vhost_vdpa_iotlb_stats(m->iotlb, VHOST_VDPA_GUEST_ASID, &m->stats);
@@ -546,7 +545,7 @@ static bool map_wanted(VhostVDPAMemory *m, Error **errp)
     m->mapping = true;
     m->slice.bytes = SLICE_MIN;
     m->slice.align = SLICE_MIN;
-    room = memlock_room();
+    room = memlock_room(&limit, &pinned);
     if (errp && missing > room) {
         /*
          * Ask for too much right away.  A kernel that has to pin it refuses
