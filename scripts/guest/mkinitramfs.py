@@ -2,9 +2,10 @@
 """Build the initramfs of a test guest from unpacked Debian packages
 
 The guest holds busybox, the modules asked for with all they depend on, the
-programs asked for with their shared libraries, and any further file.  It
-is written uncompressed: under emulation, the guest would need longer to
-unpack it than the host needs to read it.
+programs asked for with their shared libraries, and any further file.  What
+was built on this machine may be among the programs.  The initramfs is written
+uncompressed: under emulation, the guest would need longer to unpack it than
+the host needs to read it.
 
 Copyright (c) 2026 The vhost-vdpa backend authors
 
@@ -112,8 +113,11 @@ class Packages:
     def library(self, name):
         return self.find(name, r'lib(64|/[a-z0-9_]+-linux-gnu)')
 
-    def libraries(self, path):
-        """Paths of all shared libraries that a program needs, by name"""
+    def libraries(self, path, others=None):
+        """Paths of all shared libraries that a program needs, by name
+
+        others: {name: path} of libraries that are in no package
+        """
         found = {}
         todo = [path]
         while todo:
@@ -125,9 +129,21 @@ class Packages:
                       re.findall(r'program interpreter: (.*)\]', text)]
             for name in names:
                 if name not in found:
-                    found[name] = self.library(name)
+                    try:
+                        found[name] = self.library(name)
+                    except BuildError:
+                        if name not in (others or {}):
+                            raise
+                        found[name] = others[name]
                     todo.append(found[name])
         return found
+
+
+def libraries_here(path):
+    """{name: path} of the libraries that a program uses on this machine"""
+    text = subprocess.run(['ldd', path], check=False, capture_output=True,
+                          text=True).stdout
+    return dict(re.findall(r'^\s*(\S+) => (/\S+)', text, re.M))
 
 
 def install(root, path, target, mode=0o755):
@@ -138,6 +154,16 @@ def install(root, path, target, mode=0o755):
     os.chmod(target, mode)
 
 
+def install_program(root, unpacked, path, target):
+    """Copy a program and its libraries"""
+    install(root, path, target)
+    for library, where in unpacked.libraries(
+            path, libraries_here(path)).items():
+        # The program interpreter is found by its full path
+        folder = 'lib64' if library.startswith('ld-') else 'lib'
+        install(root, where, f'{folder}/{library}')
+
+
 def populate(root, packages, modules, programs, files):
     """Lay out the guest's file system"""
     unpacked = Packages(packages)
@@ -146,7 +172,8 @@ def populate(root, packages, modules, programs, files):
     install(root, os.path.join(HERE, 'functions'), 'functions', 0o644)
     install(root, os.path.join(HERE, 'udhcpc.script'), 'etc/udhcpc.script')
 
-    order = Modules(os.path.join(packages, 'kernel')).ordered(modules)
+    order = Modules(os.path.join(packages, 'kernel')).ordered(modules) \
+        if modules else {}
     os.makedirs(os.path.join(root, 'modules'))
     for name, content in order.items():
         with open(os.path.join(root, 'modules', f'{name}.ko'), 'wb') as file:
@@ -156,12 +183,9 @@ def populate(root, packages, modules, programs, files):
         file.writelines(f'{name}.ko\n' for name in order)
 
     for name in programs:
-        path = unpacked.program(name)
-        install(root, path, f'usr/sbin/{name}')
-        for library, where in unpacked.libraries(path).items():
-            # The program interpreter is found by its full path
-            folder = 'lib64' if library.startswith('ld-') else 'lib'
-            install(root, where, f'{folder}/{library}')
+        path = name if '/' in name else unpacked.program(name)
+        install_program(root, unpacked, path,
+                        f'usr/sbin/{os.path.basename(name)}')
 
     for file in files:
         source, _, target = file.partition('=')
@@ -191,13 +215,14 @@ def archive(root, output):
             os.remove(partial)
 
 
-def build(packages, output, modules=(), programs=(), files=()):
-    """Write the initramfs; modules and programs add to the usual ones"""
+def build(packages, output, modules=MODULES, programs=PROGRAMS, files=()):
+    """Write the initramfs
+
+    programs: names of those in the packages, paths of those that are not
+    """
     with tempfile.TemporaryDirectory() as root:
         os.chmod(root, 0o755)
-        # Those of what other devices need come before those of devices
-        populate(root, packages, [*modules, *MODULES],
-                 [*PROGRAMS, *programs], files)
+        populate(root, packages, modules, programs, files)
         archive(root, output)
 
 
@@ -216,8 +241,8 @@ def main():
                         metavar='SOURCE=TARGET', help='a further file')
     args = parser.parse_args()
     try:
-        build(args.packages, args.output, args.module, args.program,
-              args.file)
+        build(args.packages, args.output, [*args.module, *MODULES],
+              [*args.program, *PROGRAMS], args.file)
     except (BuildError, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f'mkinitramfs: {args.output} not built: {error}')
 

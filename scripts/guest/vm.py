@@ -304,20 +304,32 @@ class Setup:
         self.soft = os.path.join(build, 'contrib/vdpa-soft/vdpa-soft')
         self.packages = os.path.join(cache, 'guest')
         self._fetch()
-        self.kernel = self._only('kernel/boot/vmlinuz-*')
         self.firmware = [self._only(pattern) for pattern in
                          ('seabios/usr/share/seabios',
                           'qemu-system-data/usr/share/qemu')]
+        self.accel = environment.get('ACCEL')
+        self._prepare(cache)
+
+    def _prepare(self, _):
+        """Have a kernel, an initramfs and an accelerator"""
+        self.kernel = self._only('kernel/boot/vmlinuz-*')
         os.makedirs(self.logs, exist_ok=True)
-        self.initrd = os.path.join(self.logs, 'initramfs')
+        # What other devices need comes before the devices
+        modules = self.iommu.modules if self.iommu else []
+        self.initrd = self.initramfs('initramfs',
+                                     [*modules, *mkinitramfs.MODULES])
+        self.accel = self.accel or self._choose_accel()
+
+    def initramfs(self, name, modules=(), programs=mkinitramfs.PROGRAMS,
+                  files=()):
+        """Build an initramfs among the logs: its path"""
+        path = os.path.join(self.logs, name)
         try:
-            mkinitramfs.build(self.packages, self.initrd,
-                              self.iommu.modules if self.iommu else ())
+            mkinitramfs.build(self.packages, path, modules, programs, files)
         except (mkinitramfs.BuildError, OSError,
                 subprocess.CalledProcessError) as error:
-            raise GuestError(
-                f'{self.initrd} could not be built: {error}') from None
-        self.accel = environment.get('ACCEL') or self._choose_accel()
+            raise GuestError(f'{path} could not be built: {error}') from None
+        return path
 
     @staticmethod
     def _program(build, name):
@@ -380,108 +392,22 @@ class Setup:
         return 'kvm' if works else 'tcg'
 
 
-class Guest:
-    """One virtual machine; a context manager, whose end is the guest's
+class Machine:
+    """A Linux system that obeys, in a QEMU whose monitor answers
 
-    setup: what it is made from
-    name: names its logs
-    arguments: further ones for QEMU, such as its NIC's
-    launcher: command line that QEMU's is appended to
-    terminal: the console is this process' terminal
+    agent, monitor: Channels to the two
     """
 
-    def __init__(self, setup, name, arguments, launcher=(), accel=None,
-                 cpus=2, memory=MEMORY, terminal=False):
+    def __init__(self, name, agent, monitor):
         self.name = name
-        self.console = os.path.join(setup.logs, f'{name}.console')
-        self.messages = os.path.join(setup.logs, f'{name}.stderr')
-        self.agent, agent = self._channel('the guest')
-        self.monitor, monitor = self._channel("QEMU's monitor")
-        accel = accel or setup.accel
-        log_to = f'id=console,logfile={self.console}'
-        console = (f'stdio,mux=on,signal=off,{log_to}' if terminal else
-                   f'null,{log_to}')
-        command_line = 'console=ttyS0 panic=-1 mitigations=off'
-        if setup.iommu:
-            command_line += f' {setup.iommu.command_line}'
-            # Only what comes later in the command is behind it
-            arguments = ['-device', setup.iommu.device, *arguments]
-        command = [
-            # QEMU must not outlive this process
-            'setpriv', '--pdeathsig', 'KILL', '--',
-            *launcher, setup.qemu,
-            '-name', name, '-nodefaults', '-no-user-config',
-            '-display', 'none',
-            '-machine', f'q35,accel={accel},memory-backend=ram',
-            '-cpu', 'host' if accel == 'kvm' else 'max',
-            '-smp', str(cpus),
-            '-object', f'memory-backend-memfd,id=ram,size={memory}M,share=on',
-            '-kernel', setup.kernel, '-initrd', setup.initrd,
-            '-append', command_line,
-            '-chardev', console, '-serial', 'chardev:console',
-            '-chardev', f'socket,id=agent,fd={agent.fileno()}',
-            '-serial', 'chardev:agent',
-            '-chardev', f'socket,id=monitor,fd={monitor.fileno()}',
-            '-mon', 'chardev=monitor,mode=control',
-            *arguments]
-        for directory in setup.firmware:
-            command += ['-L', directory]
-        if terminal:
-            command += ['-mon', 'chardev=console,mode=readline']
-        with open(os.path.join(setup.logs, f'{name}.command'), 'w',
-                  encoding='utf-8') as file:
-            file.write(shlex.join(command) + '\n')
-        # What QEMU does to the terminal it undoes itself, unless it is killed
-        self.terminal = None
-        if terminal and sys.stdin.isatty():
-            self.terminal = termios.tcgetattr(sys.stdin)
-        if os.path.exists(self.console):
-            os.remove(self.console)
-        with open(self.messages, 'wb') as messages:
-            # pylint: disable=consider-using-with
-            self.process = subprocess.Popen(
-                command, pass_fds=(agent.fileno(), monitor.fileno()),
-                stdin=None if terminal else subprocess.DEVNULL,
-                stdout=None if terminal else messages, stderr=messages)
-        agent.close()
-        monitor.close()
+        self.agent = agent
+        self.monitor = monitor
         self.monitor_ready = False
         self.events = []
 
-    @staticmethod
-    def _channel(peer):
-        ours, theirs = socket.socketpair()
-        return Channel(ours, peer), theirs
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        if self.terminal:
-            termios.tcsetattr(sys.stdin, termios.TCSANOW, self.terminal)
-        self.agent.close()
-        self.monitor.close()
-
     def _explain(self, error):
-        """The same error, with what is known of QEMU's end and the logs"""
-        text = str(error)
-        if isinstance(error, Closed):
-            try:
-                status = self.process.wait(10)
-                text = f'QEMU ended with status {status}: {text}'
-            except subprocess.TimeoutExpired:
-                pass
-        with open(self.messages, encoding='utf-8',
-                  errors='replace') as messages:
-            said = messages.read().strip()
-        if said:
-            text += f"\nQEMU's messages: {said}"
-        if os.path.exists(self.console):
-            text += f"\nThe guest's console log: {self.console}"
-        return GuestError(text)
+        """The same error, with what else is known of it"""
+        raise NotImplementedError
 
     def boot(self, seconds=BOOT):
         """Wait until the guest obeys"""
@@ -601,6 +527,109 @@ class Guest:
         """Output of a command of the monitor for people"""
         text = self.qmp('human-monitor-command', **{'command-line': line})
         return text.replace('\r\n', '\n').rstrip('\n')
+
+
+class Guest(Machine):
+    """One virtual machine; a context manager, whose end is the guest's
+
+    setup: what it is made from
+    name: names its logs
+    arguments: further ones for QEMU, such as its NIC's
+    launcher: command line that QEMU's is appended to
+    append: what its kernel is told besides
+    terminal: the console is this process' terminal
+    """
+
+    def __init__(self, setup, name, arguments, launcher=(), accel=None,
+                 cpus=2, memory=MEMORY, append='', terminal=False):
+        ours, agent = self._channel('the guest')
+        monitor_here, monitor = self._channel("QEMU's monitor")
+        super().__init__(name, ours, monitor_here)
+        self.console = os.path.join(setup.logs, f'{name}.console')
+        self.messages = os.path.join(setup.logs, f'{name}.stderr')
+        accel = accel or setup.accel
+        log_to = f'id=console,logfile={self.console}'
+        console = (f'stdio,mux=on,signal=off,{log_to}' if terminal else
+                   f'null,{log_to}')
+        command_line = f'console=ttyS0 panic=-1 mitigations=off {append}'
+        if setup.iommu:
+            command_line += f' {setup.iommu.command_line}'
+            # Only what comes later in the command is behind it
+            arguments = ['-device', setup.iommu.device, *arguments]
+        command = [
+            # QEMU must not outlive this process
+            'setpriv', '--pdeathsig', 'KILL', '--',
+            *launcher, setup.qemu,
+            '-name', name, '-nodefaults', '-no-user-config',
+            '-display', 'none',
+            '-machine', f'q35,accel={accel},memory-backend=ram',
+            '-cpu', 'host' if accel == 'kvm' else 'max',
+            '-smp', str(cpus),
+            '-object', f'memory-backend-memfd,id=ram,size={memory}M,share=on',
+            '-kernel', setup.kernel, '-initrd', setup.initrd,
+            '-append', command_line,
+            '-chardev', console, '-serial', 'chardev:console',
+            '-chardev', f'socket,id=agent,fd={agent.fileno()}',
+            '-serial', 'chardev:agent',
+            '-chardev', f'socket,id=monitor,fd={monitor.fileno()}',
+            '-mon', 'chardev=monitor,mode=control',
+            *arguments]
+        for directory in setup.firmware:
+            command += ['-L', directory]
+        if terminal:
+            command += ['-mon', 'chardev=console,mode=readline']
+        with open(os.path.join(setup.logs, f'{name}.command'), 'w',
+                  encoding='utf-8') as file:
+            file.write(shlex.join(command) + '\n')
+        # What QEMU does to the terminal it undoes itself, unless it is killed
+        self.terminal = None
+        if terminal and sys.stdin.isatty():
+            self.terminal = termios.tcgetattr(sys.stdin)
+        if os.path.exists(self.console):
+            os.remove(self.console)
+        with open(self.messages, 'wb') as messages:
+            # pylint: disable=consider-using-with
+            self.process = subprocess.Popen(
+                command, pass_fds=(agent.fileno(), monitor.fileno()),
+                stdin=None if terminal else subprocess.DEVNULL,
+                stdout=None if terminal else messages, stderr=messages)
+        agent.close()
+        monitor.close()
+
+    @staticmethod
+    def _channel(peer):
+        ours, theirs = socket.socketpair()
+        return Channel(ours, peer), theirs
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.terminal:
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, self.terminal)
+        self.agent.close()
+        self.monitor.close()
+
+    def _explain(self, error):
+        """The same error, with what is known of QEMU's end and the logs"""
+        text = str(error)
+        if isinstance(error, Closed):
+            try:
+                status = self.process.wait(10)
+                text = f'QEMU ended with status {status}: {text}'
+            except subprocess.TimeoutExpired:
+                pass
+        with open(self.messages, encoding='utf-8',
+                  errors='replace') as messages:
+            said = messages.read().strip()
+        if said:
+            text += f"\nQEMU's messages: {said}"
+        if os.path.exists(self.console):
+            text += f"\nThe guest's console log: {self.console}"
+        return GuestError(text)
 
     def wait(self, seconds=None):
         """Wait for QEMU's own end, which must be a good one"""
