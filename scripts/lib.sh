@@ -161,30 +161,13 @@ need_packages() {
 }
 
 #
-# Debian trixie's archive, by a private apt configuration: nothing of the
-# machine's own is changed, and root is not needed. The archive's address is
-# the one that the machine's apt uses for Debian.
+# The archive of one Debian release, by a private apt configuration: nothing of
+# the machine's own is changed, and root is not needed. The archive's address
+# is the one that the machine's apt uses for Debian, whichever release that is.
 #
 
 _APT=$CACHE/apt
 _APT_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
-_APT_OPTIONS=(
-    -o "Dir::Etc::SourceList=$_APT/sources.list"
-    -o "Dir::Etc::SourceParts=/dev/null"
-    -o "Dir::Etc::Preferences=/dev/null"
-    -o "Dir::Etc::PreferencesParts=/dev/null"
-    -o "Dir::State::Lists=$_APT/lists"
-    -o "Dir::Cache=$_APT/cache"
-    -o "APT::Sandbox::User=$(id -un)"
-    -o "Acquire::Languages=none"
-    -o "Acquire::Retries=3"
-    -o "APT::Architecture=amd64"
-    -o "APT::Architectures=amd64"
-    # no hooks, contents or icons: other packages' additions to apt
-    -o "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false"
-    -o "APT::Update::Post-Invoke::=true"
-    -o "APT::Update::Post-Invoke-Success::=true"
-)
 
 # The addresses that could be Debian's main archive, best first
 _debian_archives() {
@@ -204,39 +187,66 @@ _debian_archives() {
                    $3 !~ /-/ && $5 !~ /^cdrom:/ && !seen[$5]++ { print $5 }'
 }
 
-_trixie_update() {
-    local uri
-    mkdir -p "$_APT/lists/partial" "$_APT/cache/archives/partial"
+_release_update() {
+    local release=$1 folder=$_APT/$1 uri type
+    mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
     while read -r uri; do
-        printf '%s [signed-by=%s] %s trixie main\n' \
-            deb "$_APT_KEYRING" "$uri" deb-src "$_APT_KEYRING" "$uri" \
-            >"$_APT/sources.list"
-        if apt-get "${_APT_OPTIONS[@]}" -o APT::Update::Error-Mode=any \
-                update; then
+        for type in deb deb-src; do
+            printf '%s [signed-by=%s] %s %s main\n' \
+                "$type" "$_APT_KEYRING" "$uri" "$release"
+        done >"$folder/sources.list"
+        if apt_release "$release" -o APT::Update::Error-Mode=any update; then
             return 0
         fi
     done < <(_debian_archives)
-    rm -f "$_APT/sources.list"
+    rm -f "$folder/sources.list"
     echo "none of the archives of this machine's apt configuration offers" \
-         "Debian trixie, or the network is down" >&2
+         "Debian $release, or the network is down" >&2
     return 1
 }
 
-# trixie_update: fetches the package lists of Debian trixie, once a run
-_TRIXIE_UPDATED=
-trixie_update() {
-    [ -n "$_TRIXIE_UPDATED" ] && return 0
+# release_update RELEASE: fetches the package lists of that Debian release,
+# such as trixie, once a run
+declare -A _RELEASE_UPDATED=()
+release_update() {
+    [ -n "${_RELEASE_UPDATED[$1]:-}" ] && return 0
     [ -r "$_APT_KEYRING" ] || need_packages debian-archive-keyring
-    logged apt-trixie "fetching the package lists of Debian trixie" \
-        _trixie_update
-    _TRIXIE_UPDATED=1
+    logged "apt-$1" "fetching the package lists of Debian $1" \
+        _release_update "$1"
+    _RELEASE_UPDATED[$1]=1
 }
 
-# apt_trixie ARGUMENTS...: apt-get on Debian trixie, after trixie_update; for
-# example "apt_trixie download meson" (in a folder of the caller's choice) or
-# "apt_trixie source --download-only qemu"
+# apt_release RELEASE ARGUMENTS...: apt-get on that Debian release, after
+# release_update; for example "apt_release trixie download meson" (in a folder
+# of the caller's choice)
+apt_release() {
+    local folder=$_APT/$1
+    shift
+    apt-get \
+        -o "Dir::Etc::SourceList=$folder/sources.list" \
+        -o "Dir::Etc::SourceParts=/dev/null" \
+        -o "Dir::Etc::Preferences=/dev/null" \
+        -o "Dir::Etc::PreferencesParts=/dev/null" \
+        -o "Dir::State::Lists=$folder/lists" \
+        -o "Dir::Cache=$folder/cache" \
+        -o "APT::Sandbox::User=$(id -un)" \
+        -o "Acquire::Languages=none" \
+        -o "Acquire::Retries=3" \
+        -o "APT::Architecture=amd64" \
+        -o "APT::Architectures=amd64" \
+        -o "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false" \
+        -o "APT::Update::Post-Invoke::=true" \
+        -o "APT::Update::Post-Invoke-Success::=true" \
+        "$@"
+}
+
+# What most is taken from, newer than Debian 12
+trixie_update() {
+    release_update trixie
+}
+
 apt_trixie() {
-    apt-get "${_APT_OPTIONS[@]}" "$@"
+    apt_release trixie "$@"
 }
 
 # fetch_trixie_deb FOLDER PACKAGE...: has one .deb of each PACKAGE in FOLDER,
