@@ -459,6 +459,8 @@ VsNodeConfig *vs_node_config_new(unsigned index)
     c->config_size = -1;
     c->max_pairs = -1;
     c->iova_last = UINT64_MAX;
+    /* of the module vhost_vdpa: max_iotlb_entries */
+    c->max_entries = 2048;
     c->rules = g_array_new(false, false, sizeof(VsRule));
     c->slow = g_array_new(false, false, sizeof(VsSlow));
     return c;
@@ -492,7 +494,7 @@ enum {
     OPT_NO_FEATURE, OPT_BACKEND_FEATURES, OPT_DEVICE_ID, OPT_VQS,
     OPT_VQ_NUM, OPT_CONFIG_SIZE, OPT_MAX_PAIRS, OPT_IOVA_RANGE, OPT_AS_NUM,
     OPT_REFUSE_STATUS, OPT_FAIL_DRIVER_OK, OPT_BASE_UNSUPPORTED, OPT_BUSY,
-    OPT_FAIL, OPT_SLOW, OPT_SLOW_PIN, OPT_MEMLOCK,
+    OPT_FAIL, OPT_SLOW, OPT_SLOW_PIN, OPT_MEMLOCK, OPT_MAX_ENTRIES,
     OPT_CAPABILITY,     /* + CAP_*; must be last */
 };
 
@@ -516,6 +518,8 @@ static const struct {
     { "dma-map", OPT_DMA_MAP, true, "nothing" },
     { "chunk", OPT_CHUNK, false, "0, or a multiple of 4096 in bytes" },
     { "memlock", OPT_MEMLOCK, false, "a number of bytes, or unlimited" },
+    { "max-entries", OPT_MAX_ENTRIES, false,
+      "a number up to 4294967295, 0 for any" },
     { "vq-size", OPT_VQ_SIZE, false, "on or off" },
     { "groups", OPT_GROUPS, false, "on or off" },
     { "doorbell", OPT_DOORBELL, false, "on or off" },
@@ -676,6 +680,12 @@ static bool set_option(VsNodeConfig *c, int id, const char *value,
         c->memlock = UINT64_MAX;
         return !strcmp(value, "unlimited") ||
                vs_parse_u64(value, false, &c->memlock);
+    case OPT_MAX_ENTRIES:
+        if (!vs_parse_u64(value, false, &v) || v > UINT32_MAX) {
+            return false;
+        }
+        c->max_entries = v;
+        return true;
     case OPT_VQ_SIZE:
         c->vq_size_set = true;
         return parse_on_off(value, &c->vq_size);

@@ -108,6 +108,7 @@ typedef struct VsNodeConfig {
     uint64_t chunk;             /* PA: bytes of the largest entry, or 0 */
     uint64_t memlock;           /* PA: the limit in bytes, if @memlock_set */
     bool memlock_set;           /* else RLIMIT_MEMLOCK */
+    unsigned max_entries;       /* of an address space, 0: any number */
     bool persist;
     bool suspend;
     bool resume;

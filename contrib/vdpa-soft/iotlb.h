@@ -66,9 +66,8 @@ bool vs_iotlb_overlaps(const VsIotlb *iotlb, uint64_t first, uint64_t last);
 /**
  * vs_iotlb_add() - store an entry
  *
- * Overlap is the caller's business: the kernel tests the range as it was
- * asked for and then stores it rounded to pages, so entries may overlap.  A
- * translation then uses the one with the lowest @first.
+ * Overlap is the caller's business, who tests for it.  Of entries that do, a
+ * translation uses the one with the lowest @first.
  */
 void vs_iotlb_add(VsIotlb *iotlb, const VsMapping *mapping);
 

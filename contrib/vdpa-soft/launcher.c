@@ -54,7 +54,7 @@ static const char usage[] =
 "  --fd N                give COMMAND the open descriptor N of this node\n"
 "  --map va|pa|any, --set-map, --dma-map, --chunk BYTES, --as-num N,\n"
 "  --iova-range FIRST-LAST, --passthrough on|off,\n"
-"  --memlock BYTES|unlimited\n"
+"  --memlock BYTES|unlimited, --max-entries N\n"
 "                        how memory is mapped\n"
 "  --persist, --suspend, --resume, --vq-size, --groups, --desc-group,\n"
 "  --doorbell, --enable-after-driver-ok on|off\n"

@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/auxv.h>
 #include <sys/resource.h>
 #include "memory.h"
@@ -23,6 +24,10 @@
 typedef struct VsVma {
     uint64_t start;
     uint64_t end;       /* exclusive */
+    uint64_t offset;    /* in its file */
+    uint64_t inode;     /* 0: no file */
+    unsigned major;
+    unsigned minor;
     bool readable;
     bool writable;
     bool shared;
@@ -55,11 +60,13 @@ static GArray *read_vmas(uint64_t addr, uint64_t end)
         char perm[5];
         VsVma vma;
 
-        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s", &vma.start, &vma.end,
-                   perm) != 3) {
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %"
+                   SCNu64, &vma.start, &vma.end, perm, &vma.offset,
+                   &vma.major, &vma.minor, &vma.inode) != 7) {
             continue;
         }
-        if (vma.end <= addr) {
+        /* vsyscall is only shown here: it is not the process's own */
+        if (vma.end <= addr || strstr(line, "[vsyscall]")) {
             continue;
         }
         vma.readable = perm[0] == 'r';
@@ -109,28 +116,56 @@ int vs_memory_walk(uint64_t addr, uint64_t size, VsVmaFn *fn, void *opaque)
     return 0;
 }
 
-bool vs_memory_check(uint64_t addr, uint64_t size, bool write)
+/* Whether what is behind the end of @a goes on in @b */
+static bool continues(const VsVma *a, const VsVma *b)
+{
+    return a->inode && a->inode == b->inode && a->major == b->major &&
+           a->minor == b->minor && a->shared == b->shared &&
+           a->offset + (a->end - a->start) == b->offset;
+}
+
+int vs_memory_runs(uint64_t addr, uint64_t size, bool write, VsVmaFn *fn,
+                   void *opaque)
 {
     g_autoptr(GArray) vmas = NULL;
-    uint64_t at = addr, end = addr + size;
+    uint64_t at = addr, end = addr + size, run;
     guint i;
+    int ret;
 
     if (end < addr) {
-        return false;
+        return -EFAULT;
     }
     vmas = read_vmas(addr, end);
     if (!vmas) {
-        return true;
+        /* no /proc: believe what is said */
+        return fn(opaque, 0, size, true);
     }
     for (i = 0; i < vmas->len && at < end; i++) {
         VsVma *vma = &g_array_index(vmas, VsVma, i);
 
-        if (vma->start > at || !vma->readable || (write && !vma->writable)) {
-            return false;
+        /* as pinning has it: what is written need not be readable */
+        if (vma->start > at || !(write ? vma->writable : vma->readable)) {
+            return -EFAULT;
         }
         at = vma->end;
     }
-    return at >= end;
+    if (at < end) {
+        return -EFAULT;
+    }
+    for (i = 0, run = addr; run < end; i++) {
+        VsVma *vma = &g_array_index(vmas, VsVma, i);
+
+        if (vma->end < end && continues(vma, vma + 1)) {
+            continue;
+        }
+        at = MIN(vma->end, end);
+        ret = fn(opaque, run - addr, at - run, true);
+        if (ret < 0) {
+            return ret;
+        }
+        run = at;
+    }
+    return 0;
 }
 
 bool vs_memory_charge(uint64_t pages, const uint64_t *limit,

@@ -38,10 +38,19 @@ typedef int VsVmaFn(void *opaque, uint64_t offset, uint64_t size,
 int vs_memory_walk(uint64_t addr, uint64_t size, VsVmaFn *fn, void *opaque);
 
 /**
- * vs_memory_check() - whether all of a range is mapped
- * @write: and writable
+ * vs_memory_runs() - cut a range where its physical memory cannot go on
+ * @write: it is to be written, else read
+ * @fn: called for each piece, all of them usable
+ *
+ * What is contiguous in physical memory cannot be known here.  A mapping of
+ * the process is taken to be, and the next one to go on if it is of what
+ * follows in the same file.
+ *
+ * Returns: 0; -EFAULT, with nothing done, if not all of it is mapped as it is
+ *          to be used; what @fn returned
  */
-bool vs_memory_check(uint64_t addr, uint64_t size, bool write);
+int vs_memory_runs(uint64_t addr, uint64_t size, bool write, VsVmaFn *fn,
+                   void *opaque);
 
 /**
  * vs_memory_charge() - charge pages against the process's memory lock limit

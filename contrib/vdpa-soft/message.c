@@ -55,11 +55,12 @@ typedef struct Update {
     uint64_t iova;
     uint64_t uaddr;
     uint8_t perm;
+    uint64_t charged;   /* pages that belong to no entry yet */
     uint64_t *pin_ms;
 } Update;
 
-static void add_mapping(Update *u, uint64_t offset, uint64_t size,
-                        uint64_t pinned)
+static int add_mapping(Update *u, uint64_t offset, uint64_t size,
+                       uint64_t pinned)
 {
     VsNode *n = u->n;
     VsMapping m = {
@@ -70,6 +71,10 @@ static void add_mapping(Update *u, uint64_t offset, uint64_t size,
         .pinned = pinned,
     };
 
+    if (n->cfg->max_entries &&
+        vs_iotlb_count(n->as[u->asid]) >= n->cfg->max_entries) {
+        return -ENOSPC;
+    }
     vs_iotlb_add(n->as[u->asid], &m);
     if (!n->cfg->set_map) {
         n->dtab_default[u->asid] = false;
@@ -77,6 +82,24 @@ static void add_mapping(Update *u, uint64_t offset, uint64_t size,
     } else if (!n->in_batch) {
         vs_driver_push_map(n, u->asid);
     }
+    return 0;
+}
+
+/* What was mapped of an update goes again; nothing else was there */
+static void undo(Update *u, uint64_t iova, uint64_t size)
+{
+    VsNode *n = u->n;
+
+    vs_remove_mappings(n, u->asid, iova, iova + size - 1);
+    if (n->cfg->set_map && !n->in_batch) {
+        vs_driver_push_map(n, u->asid);
+    }
+}
+
+static char *too_many_entries(const VsNode *n)
+{
+    return g_strdup_printf("ENOSPC: the address space can hold %u entries, "
+                           "and it has them", n->cfg->max_entries);
 }
 
 /*
@@ -116,10 +139,7 @@ static int count_piece(void *opaque, uint64_t offset, uint64_t size,
 static int map_piece(void *opaque, uint64_t offset, uint64_t size,
                      bool usable)
 {
-    if (usable) {
-        add_mapping(opaque, offset, size, 0);
-    }
-    return 0;
+    return usable ? add_mapping(opaque, offset, size, 0) : 0;
 }
 
 static int map_va(Update *u, uint64_t size, char **why)
@@ -134,25 +154,53 @@ static int map_va(Update *u, uint64_t size, char **why)
         ret = vs_memory_walk(u->uaddr, size, map_piece, u);
     }
     if (ret < 0) {
-        /* what was mapped of it goes again; nothing else was there */
-        vs_remove_mappings(n, u->asid, u->iova, u->iova + size - 1);
-        if (n->cfg->set_map && !n->in_batch) {
-            vs_driver_push_map(n, u->asid);
-        }
-        *why = g_strdup_printf("EINVAL: no mapping of the process at or "
+        undo(u, u->iova, size);
+        *why = ret == -ENOSPC ? too_many_entries(n) :
+               g_strdup_printf("EINVAL: no mapping of the process at or "
                                "above some part of 0x%" PRIx64 "..0x%" PRIx64,
                                u->uaddr, u->uaddr + size - 1);
     }
     return ret;
 }
 
+/* One that may be contiguous in physical memory, as far as chunks go */
+static int map_run(void *opaque, uint64_t offset, uint64_t size, bool usable)
+{
+    Update *u = opaque;
+    const uint64_t page = vs_page_size();
+    uint64_t chunk = u->n->cfg->chunk;
+    uint64_t end = offset + size;
+    int ret = 0;
+
+    while (ret == 0 && offset < end) {
+        uint64_t piece = end - offset;
+
+        if (chunk) {
+            piece = MIN(piece, chunk - (u->uaddr + offset) % chunk);
+        }
+        ret = add_mapping(u, offset, piece, piece / page);
+        if (ret == 0) {
+            u->charged -= piece / page;
+        }
+        offset += piece;
+    }
+    return ret;
+}
+
+static int no_run(void *opaque, uint64_t offset, uint64_t size, bool usable)
+{
+    return 0;
+}
+
 static int map_pa(Update *u, uint64_t size, char **why)
 {
     const uint64_t page = vs_page_size();
+    uint64_t iova = u->iova, asked = size;
     uint64_t in_page = u->iova % page;
-    uint64_t chunk = u->n->cfg->chunk;
     uint64_t memlock = u->n->cfg->memlock / page;
-    uint64_t pages, limit, held, offset;
+    uint64_t pages, limit, held;
+    bool write = u->perm & VS_PERM_WO;
+    int ret;
 
     if (size + in_page + page - 1 < size) {
         *why = g_strdup("EINVAL: too large to be rounded to pages");
@@ -169,28 +217,26 @@ static int map_pa(Update *u, uint64_t size, char **why)
                                held * page, pages * page);
         return -ENOMEM;
     }
+    u->charged = pages;
     /* each is rounded on its own: offsets that differ are lost, as there */
     u->iova -= in_page;
     u->uaddr -= u->uaddr % page;
     size = pages * page;
-    if (!vs_memory_check(u->uaddr, size, u->perm & VS_PERM_WO)) {
-        vs_memory_release(pages);
-        *why = g_strdup_printf("EFAULT: not all of 0x%" PRIx64 "..0x%" PRIx64
+    ret = vs_memory_runs(u->uaddr, size, write, no_run, NULL);
+    if (ret == 0) {
+        pin(u->n, size, u->pin_ms);
+        /* again: another thread may have changed the process meanwhile */
+        ret = vs_memory_runs(u->uaddr, size, write, map_run, u);
+    }
+    if (ret < 0) {
+        vs_memory_release(u->charged);
+        undo(u, iova, asked);
+        *why = ret == -ENOSPC ? too_many_entries(u->n) :
+               g_strdup_printf("EFAULT: not all of 0x%" PRIx64 "..0x%" PRIx64
                                " is mapped%s", u->uaddr, u->uaddr + size - 1,
-                               u->perm & VS_PERM_WO ? " writable" : "");
-        return -EFAULT;
+                               write ? " writable" : "");
     }
-    pin(u->n, size, u->pin_ms);
-    for (offset = 0; offset < size; ) {
-        uint64_t piece = size - offset;
-
-        if (chunk) {
-            piece = MIN(piece, chunk - (u->uaddr + offset) % chunk);
-        }
-        add_mapping(u, offset, piece, piece / page);
-        offset += piece;
-    }
-    return 0;
+    return ret;
 }
 
 static int msg_update(VsNode *n, uint32_t asid,
@@ -225,8 +271,10 @@ static int msg_update(VsNode *n, uint32_t asid,
         break;
     case VS_MAP_ANY:
         pin(n, msg->size, pin_ms);
-        add_mapping(&u, 0, msg->size, 0);
-        ret = 0;
+        ret = add_mapping(&u, 0, msg->size, 0);
+        if (ret < 0) {
+            *why = too_many_entries(n);
+        }
         break;
     default:
         ret = map_va(&u, msg->size, why);

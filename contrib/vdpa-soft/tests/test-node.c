@@ -1194,6 +1194,35 @@ static void case_pa_chunk(void)
     g_assert_reply("\"mapped-bytes\":0,\"mappings\":0,", "stats");
 }
 
+/* An address space holds so many entries, however they come about */
+static void case_entries(void)
+{
+    char *mem = shared(2 * PAGE);
+    int fd = memfd_create("entries", MFD_CLOEXEC);
+
+    /* one page twice is two entries, pinned or not */
+    g_assert_works(ftruncate(fd, PAGE));
+    g_assert_true(mmap(mem, PAGE, PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED);
+    g_assert_true(mmap(mem + PAGE, PAGE, PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED);
+    close(fd);
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_cmpint(map(0x1000, PAGE, mem), ==, 72);
+    g_assert_cmpint(map(0x10000, PAGE, mem), ==, 72);
+    g_assert_fails(map(0x20000, 2 * PAGE, mem), EFAULT);
+    g_assert_reply("\"mapped-bytes\":8192,\"mappings\":2,", "stats");
+    g_assert_cmpint(map(0x20000, PAGE, mem), ==, 72);
+    g_assert_fails(map(0x30000, PAGE, mem), EFAULT);
+    g_assert_cmpint(unmap(0x10000, 1), ==, 72);
+    g_assert_cmpint(unmap(0x1000, 1), ==, 72);
+    g_assert_cmpint(map(0x30000, 2 * PAGE, mem), ==, 72);
+    g_assert_reply("\"mapped-bytes\":12288,\"mappings\":3,", "stats");
+    g_assert_cmpint(unmap(0x30000, 1), ==, 72);
+    g_assert_reply("\"mapped-bytes\":8192,\"mappings\":2,", "stats");
+}
+
 static void case_range(void)
 {
     char *mem = shared(2 * PAGE);
@@ -2374,6 +2403,8 @@ static const struct {
     { "va", case_va, "" },
     { "pa", case_pa, "--map pa" },
     { "pa-chunk", case_pa_chunk, "--map pa --chunk 8192" },
+    { "entries", case_entries, "--max-entries 3" },
+    { "entries-pa", case_entries, "--map pa --max-entries 3" },
     { "iova-range", case_range, "--iova-range 0x1000-0x2fff" },
     { "data", case_data, "" },
     { "data-pa", case_data, "--map pa" },
