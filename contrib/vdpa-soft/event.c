@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
@@ -186,11 +187,43 @@ int vs_eventfd_get(int fd, int *copy)
     return 0;
 }
 
+/* What tells an eventfd from others, or -1 where the kernel does not tell */
+static long eventfd_id(int fd)
+{
+    char path[48], *line = NULL;
+    size_t size = 0;
+    long id = -1;
+    FILE *info;
+
+    snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+    info = fopen(path, "re");
+    if (!info) {
+        return -1;
+    }
+    while (id < 0 && getline(&line, &size, info) > 0) {
+        if (sscanf(line, "eventfd-id: %ld", &id) != 1) {
+            id = -1;
+        }
+    }
+    free(line);
+    fclose(info);
+    return id;
+}
+
 int vs_kick_set(VsNode *n, unsigned i, int fd)
 {
     VsVq *vq = &n->vq[i];
     struct epoll_event event = { .events = EPOLLIN | EPOLLET };
 
+    if (fd >= 0 && vq->kick_fd >= 0) {
+        long id = eventfd_id(fd);
+
+        if (id >= 0 && id == eventfd_id(vq->kick_fd)) {
+            /* the same again is not looked at again */
+            close(fd);
+            return 0;
+        }
+    }
     vs_events_forget(&vq->kick_fd);
     vq->kick_gen++;
     if (fd < 0) {

@@ -324,9 +324,13 @@ static int ioctl_set_status(VsNode *n, Call *c)
     }
     n->status = status;
     if (status & VS_S_DRIVER_OK && n->cfg->status_resumes && n->dev_suspended) {
-        /* a status write wakes it, but nobody kicks the rings */
+        bool pending = n->kick_pending;
+
+        /* a status write wakes it, but leaves kicks to a later resume */
         n->dev_suspended = false;
         n->kick_pending = false;
+        vs_driver_update_running(n);
+        n->kick_pending = pending;
     }
     vs_driver_update_running(n);
     if (start && status & VS_S_DRIVER_OK && n->cfg->config_irq_spurious) {
@@ -408,6 +412,11 @@ static int ioctl_suspend(VsNode *n, bool suspend)
                 vs_net_vq_enable(n->net, i, false);
             }
         }
+    }
+    if (!suspend && n->running && n->kick_pending) {
+        /* it was not suspended any more */
+        n->kick_pending = false;
+        vs_net_set_running(n->net, true, true);
     }
     vs_driver_update_running(n);
     if (!suspend && n->cfg->config_irq_spurious) {
