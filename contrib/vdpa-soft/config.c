@@ -361,6 +361,7 @@ static void set_like(VsNodeConfig *c, VsLike like)
     c->base_is_used = false;
     c->base_checked = false;
     c->max_frame = 0;
+    c->simulator = false;
 
     switch (like) {
     case VS_LIKE_SOFT:
@@ -381,6 +382,7 @@ static void set_like(VsNodeConfig *c, VsLike like)
         c->status_resumes = true;
         c->size_driver_ok = true;
         c->max_frame = 4096;
+        c->simulator = true;
         break;
     case VS_LIKE_VDUSE:
         c->persist = false;

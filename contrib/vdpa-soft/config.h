@@ -158,6 +158,7 @@ typedef struct VsNodeConfig {
     bool base_is_used;
     bool base_checked;
     size_t max_frame;
+    bool simulator;             /* moves frames as vdpa_sim_net does */
 
     /* while options are being set */
     bool features_set;

@@ -63,6 +63,11 @@ typedef struct VsHost {
  * @max_ring: largest ring size
  * @wire: "loopback", "unix:PATH", "unix-listen:PATH", "user[,OPTIONS]"
  * @max_frame: 0, or the most bytes a transmitted buffer may hold
+ * @simulator: on the loopback wire, move frames as the kernel's simulator
+ *             does: whatever is kicked, all queues are looked at; a frame
+ *             goes with its sender's header, if it is for the device's
+ *             address, into the next buffer, cut to fit; if there is none it
+ *             is lost
  */
 typedef struct VsNetConfig {
     unsigned pairs;
@@ -72,6 +77,7 @@ typedef struct VsNetConfig {
     unsigned max_ring;
     const char *wire;
     size_t max_frame;
+    bool simulator;
 } VsNetConfig;
 
 /** struct VsVqStats - what is known of one virtqueue, for `stats` */

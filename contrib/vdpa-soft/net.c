@@ -151,6 +151,7 @@ struct VsNet {
     uint64_t features;
     bool running;
     bool dirty;             /* numbers changed since stats_changed() */
+    bool due;               /* simulator: there is to be a pass */
     bool link;
     struct virtio_net_config space;
     size_t hdr_len;
@@ -263,6 +264,13 @@ static Vq *ctrl_vq(VsNet *net)
         return NULL;
     }
     return &net->vqs[2 * usable_pairs(net)];
+}
+
+/* Whether frames go the way they go in the kernel's simulator */
+static bool is_simulator(const VsNet *net)
+{
+    return net->config.simulator && net->loopback &&
+           !has(net, VIRTIO_F_RING_PACKED);
 }
 
 /* Whether a queue can hold frames, or will */
@@ -658,7 +666,9 @@ static RxResult rx_put(VsNet *net, Vq *vq, Frame *f)
         complete_checksum(f);
     }
 
-    vs_ring_quiet(vq->ring);
+    if (!is_simulator(net)) {
+        vs_ring_quiet(vq->ring);
+    }
     ret = rx_collect(net, vq, total, &n);
     if (ret != RX_DONE) {
         return ret;
@@ -1039,7 +1049,8 @@ static bool ctrl_mac(VsNet *net, uint8_t cmd, const uint8_t *data, size_t len)
         net->multicast = multicast;
         return true;
     case VIRTIO_NET_CTRL_MAC_ADDR_SET:
-        if (!has(net, VIRTIO_NET_F_CTRL_MAC_ADDR) || len != 6) {
+        if (is_simulator(net) ? len < 6 :
+            !has(net, VIRTIO_NET_F_CTRL_MAC_ADDR) || len != 6) {
             return false;
         }
         memcpy(net->space.mac, data, 6);
@@ -1208,6 +1219,168 @@ static void ctrl_pass(VsNet *net, Vq *vq)
 }
 
 /*
+ * As the kernel's simulator has it
+ *
+ * Chains that it cannot do anything with it takes and forgets, so a client
+ * that offers such ones misses them, as it would there.
+ */
+
+/* Give one chain back, and interrupt: nothing waits for the end of a pass */
+static void sim_complete(VsNet *net, Vq *vq, const VsChain *chain,
+                         uint32_t written, bool always)
+{
+    vs_ring_push(vq->ring, chain, written);
+    net->dirty = true;
+    if (vs_ring_flush(vq->ring) || always) {
+        vq->calls++;
+        net->host.call(net->host.opaque, vq - net->vqs);
+    }
+}
+
+static void sim_error(VsNet *net, Vq *vq)
+{
+    vq->errors++;
+    net->dirty = true;
+}
+
+static void sim_commands(VsNet *net, Vq *vq)
+{
+    unsigned done;
+
+    for (done = 0; done < PASS_MAX; done++) {
+        uint8_t ack = VIRTIO_NET_ERR;
+        uint32_t size, room;
+        VsChain chain;
+        int ret;
+
+        vs_ring_begin(vq->ring);
+        ret = vs_ring_pop(vq->ring, &chain);
+        if (ret <= 0) {
+            vq->errors += ret < 0;
+            return;
+        }
+        size = MIN(chain.read_len, COMMAND_MAX);
+        if (size < 2 || !vs_ring_read(vq->ring, &chain, 0, net->command, 2)) {
+            sim_error(net, vq);
+            return;
+        }
+        if (vs_ring_read(vq->ring, &chain, 2, net->command + 2, size - 2) &&
+            ctrl_command(net, net->command, size)) {
+            ack = VIRTIO_NET_OK;
+        }
+        vq->packets++;
+        vq->bytes += chain.read_len;
+        room = MIN(chain.write_len, sizeof(ack));
+        if (!vs_ring_write(vq->ring, &chain, 0, &ack, room)) {
+            sim_error(net, vq);
+            room = 0;
+        }
+        sim_complete(net, vq, &chain, room, true);
+    }
+    net->due = true;
+}
+
+/* Whether a frame is for the device; the header is before it */
+static bool sim_accepts(const VsNet *net, const uint8_t *buf, size_t size)
+{
+    const uint8_t *to = buf + net->hdr_len;
+
+    return size >= net->hdr_len + 6 &&
+           (to[0] & 1 || !memcmp(to, net->space.mac, 6));
+}
+
+static void sim_frames(VsNet *net, unsigned pair)
+{
+    Vq *rx = rx_vq(net, pair);
+    Vq *tx = tx_vq(net, pair);
+    unsigned done;
+
+    for (done = 0; done < PASS_MAX; done++) {
+        VsChain from, to;
+        uint32_t size, len;
+        int ret;
+
+        vs_ring_begin(tx->ring);
+        ret = vs_ring_pop(tx->ring, &from);
+        if (ret == 0) {
+            return;
+        }
+        if (ret < 0 || from.nwrite) {
+            sim_error(net, tx);
+            return;
+        }
+        size = MIN(from.read_len, VS_FRAME_MAX);
+        if (net->config.max_frame) {
+            size = MIN(size, net->config.max_frame);
+        }
+        if (!size || !vs_ring_read(tx->ring, &from, 0, net->tx_buf, size)) {
+            sim_error(net, tx);
+            sim_complete(net, tx, &from, 0, false);
+            continue;
+        }
+        tx->packets++;
+        if (size > net->hdr_len) {
+            tx->bytes += size - net->hdr_len;
+            net->host.transmitted(net->host.opaque,
+                                  net->tx_buf + net->hdr_len,
+                                  size - net->hdr_len);
+        }
+        if (!net->link || !sim_accepts(net, net->tx_buf, size)) {
+            rx_lose(net, rx);
+            sim_complete(net, tx, &from, 0, false);
+            continue;
+        }
+
+        vs_ring_begin(rx->ring);
+        ret = vs_ring_pop(rx->ring, &to);
+        if (ret <= 0 || to.nread) {
+            rx_lose(net, rx);
+            sim_complete(net, tx, &from, 0, false);
+            return;
+        }
+        len = MIN(size, to.write_len);
+        if (!len || !vs_ring_write(rx->ring, &to, 0, net->tx_buf, len)) {
+            sim_error(net, rx);
+            return;
+        }
+        rx->packets++;
+        rx->bytes += len > net->hdr_len ? len - net->hdr_len : 0;
+        sim_complete(net, tx, &from, 0, false);
+        sim_complete(net, rx, &to, len, false);
+    }
+    net->due = true;
+}
+
+static void sim_pass(VsNet *net)
+{
+    Vq *ctrl = ctrl_vq(net);
+    unsigned i;
+
+    net->due = false;
+    for (i = 0; i < net->nvqs; i++) {
+        net->vqs[i].work = false;
+        if (vq_alive(&net->vqs[i])) {
+            /* what the driver wrote meanwhile counts, wherever it is */
+            vs_ring_forget(net->vqs[i].ring);
+        }
+    }
+    if (ctrl && vq_alive(ctrl)) {
+        sim_commands(net, ctrl);
+    }
+    for (i = 0; i < usable_pairs(net); i++) {
+        if (vq_alive(rx_vq(net, i))) {
+            /* frames that were injected */
+            rx_pass(net, i);
+            net->due |= rx_vq(net, i)->work;
+            rx_vq(net, i)->work = false;
+        }
+        if (vq_alive(rx_vq(net, i)) && vq_alive(tx_vq(net, i))) {
+            sim_frames(net, i);
+        }
+    }
+}
+
+/*
  * The worker
  */
 
@@ -1226,6 +1399,7 @@ static void take_doorbells(VsNet *net)
             if (net->running && vq->enabled) {
                 vq->kicked = true;
                 vq->work = true;
+                net->due = true;
             }
         }
     }
@@ -1249,7 +1423,11 @@ static bool pass(VsNet *net)
     unsigned i;
 
     take_doorbells(net);
-    if (net->running) {
+    if (net->running && is_simulator(net)) {
+        if (net->due) {
+            sim_pass(net);
+        }
+    } else if (net->running) {
         /* A command that was queued before a frame applies to it */
         if (ctrl && take_work(net, ctrl)) {
             ctrl_pass(net, ctrl);
@@ -1270,6 +1448,9 @@ static bool pass(VsNet *net)
         net->wire->ops->flush(net->wire);
     }
     flush(net);
+    if (is_simulator(net)) {
+        more = net->due && net->running;
+    }
     for (i = 0; i < net->nvqs; i++) {
         more |= net->vqs[i].work && vq_ready(net, &net->vqs[i]);
     }
@@ -1363,6 +1544,7 @@ static void reset_state(VsNet *net)
 
     net->features = 0;
     net->running = false;
+    net->due = false;
     net->hdr_len = sizeof(struct virtio_net_hdr);
     net->mergeable = false;
     net->offloads = 0;
@@ -1568,6 +1750,7 @@ void vs_net_set_running(VsNet *net, bool running, bool rescan)
             if (vq->enabled) {
                 vq->kicked = true;
                 vq->work = true;
+                net->due = true;
             }
         }
     }
@@ -1682,6 +1865,7 @@ void vs_net_vq_enable(VsNet *net, unsigned vq, bool enable)
                 .used = q->used,
                 .ring_asid = q->ring_asid,
                 .asid = q->asid,
+                .lenient = is_simulator(net),
             };
 
             /* Nothing is in flight, so a split ring's are equal */

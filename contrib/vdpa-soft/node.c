@@ -262,6 +262,7 @@ static int make_net(VsNode *n)
         .max_ring = 32768,
         .wire = n->cfg->wire,
         .max_frame = n->cfg->max_frame,
+        .simulator = n->cfg->simulator,
     };
     char *error = NULL;
     VsHost host;

@@ -103,7 +103,7 @@ struct VsRing {
 /* The driver broke a rule; what was taken before can still be returned */
 static int stop_with(VsRing *ring, const char *why)
 {
-    ring->broken = true;
+    ring->broken = !ring->config.lenient;
     ring->error = why;
     return -1;
 }
@@ -111,7 +111,7 @@ static int stop_with(VsRing *ring, const char *why)
 /* Memory of the ring itself is not there */
 static void fail_with(VsRing *ring, const char *why)
 {
-    ring->started = false;
+    ring->started &= ring->config.lenient;
     ring->npending = 0;
     ring->pending_slots = 0;
     ring->error = why;
@@ -240,6 +240,8 @@ bool vs_ring_start(VsRing *ring, const VsRingConfig *config,
     ring->config = *config;
     ring->state = *state;
     ring->packed = config->features & (1ULL << VIRTIO_F_RING_PACKED);
+    /* started by what follows; there is no lenience towards a size */
+    ring->config.lenient = false;
     ring->event_idx = config->features & (1ULL << VIRTIO_RING_F_EVENT_IDX);
     ring->started = false;
     ring->broken = false;
@@ -278,6 +280,7 @@ bool vs_ring_start(VsRing *ring, const VsRingConfig *config,
 
     ring->chain_max = MAX(num, VS_RING_MIN_CHAIN);
     ring->pending = g_renew(Used, ring->pending, num);
+    ring->config.lenient = config->lenient && !ring->packed;
     ring->started = true;
     return true;
 }
@@ -367,7 +370,8 @@ static int chain_add(VsRing *ring, VsChain *chain, const Desc *d)
     uint32_t *total = writes ? &chain->write_len : &chain->read_len;
 
     if (!d->len) {
-        return stop_with(ring, "a buffer has no bytes");
+        return ring->config.lenient ? 0 :
+               stop_with(ring, "a buffer has no bytes");
     }
     if (!spans(d->addr, d->len)) {
         return stop_with(ring,
@@ -406,7 +410,8 @@ static int chain_add_table(VsRing *ring, VsChain *chain, const Desc *d)
     unsigned n = d->len / sizeof(RawDesc);
     unsigned i = 0, seen = 0;
 
-    if (!(ring->config.features & (1ULL << VIRTIO_RING_F_INDIRECT_DESC))) {
+    if (!(ring->config.features & (1ULL << VIRTIO_RING_F_INDIRECT_DESC)) &&
+        !ring->config.lenient) {
         return stop_with(ring, "an indirect table was not negotiated");
     }
     if (d->flags & VRING_DESC_F_NEXT) {
@@ -480,7 +485,7 @@ static int split_refresh(VsRing *ring)
         return -1;
     }
     if ((uint16_t)(avail - ring->state.avail_idx) + ring->out >
-        ring->config.num) {
+        ring->config.num && !ring->config.lenient) {
         return stop_with(ring, "the available index is more than a ring "
                          "ahead");
     }
@@ -557,8 +562,12 @@ static int split_pop(VsRing *ring, VsChain *chain)
     if (split_head(ring, &i) < 0) {
         return -1;
     }
+    if (i >= ring->config.num) {
+        return stop_with(ring, "an available descriptor is past the table");
+    }
     chain->id = i;
     chain->slots = 1;
+    ring->state.avail_idx++;
 
     for (;;) {
         if (i >= ring->config.num) {
@@ -584,7 +593,6 @@ static int split_pop(VsRing *ring, VsChain *chain)
         }
         i = d.next;
     }
-    ring->state.avail_idx++;
     return 1;
 }
 
@@ -609,12 +617,14 @@ static bool split_flush(VsRing *ring)
         }
         if (!ring_write_back(ring, used_entry_addr(ring, slot), elem,
                              n * sizeof(elem[0]))) {
+            ring->state.used_idx = first;
             return false;
         }
         i += n;
     }
     /* A release: whoever sees the index sees the entries */
     if (!ring_store16(ring, ring->config.used + 2, ring->state.used_idx)) {
+        ring->state.used_idx = first;
         return false;
     }
 
@@ -910,6 +920,10 @@ int vs_ring_pop(VsRing *ring, VsChain *chain)
     memset(chain, 0, sizeof(*chain));
     chain->seg = ring->nseg;
     ret = ring->packed ? packed_pop(ring, chain) : split_pop(ring, chain);
+    if (ring->config.lenient) {
+        /* what was taken stays so; what is lost would be out for ever */
+        return ret;
+    }
     if (ret <= 0) {
         vs_ring_rewind(ring, &mark);
     } else {
@@ -1000,7 +1014,9 @@ bool vs_ring_flush(VsRing *ring)
     } else {
         notify = split_flush(ring);
     }
-    ring->out -= ring->pending_slots;
+    if (!ring->config.lenient) {
+        ring->out -= ring->pending_slots;
+    }
     ring->npending = 0;
     ring->pending_slots = 0;
     return notify;

@@ -47,6 +47,8 @@ typedef struct VsRingState {
  * @used: used ring, or the packed device event area
  * @ring_asid: address space of those three
  * @asid: address space of the buffers and of indirect tables
+ * @lenient: do as the kernel's simulator, which lets a driver get away with
+ *           much: see vs_ring_pop()
  */
 typedef struct VsRingConfig {
     uint64_t features;
@@ -56,6 +58,7 @@ typedef struct VsRingConfig {
     uint64_t used;
     uint32_t ring_asid;
     uint32_t asid;
+    bool lenient;
 } VsRingConfig;
 
 /** struct VsSeg - one contiguous buffer; @len is never 0 */
@@ -152,8 +155,13 @@ void vs_ring_rewind(VsRing *ring, const VsRingMark *mark);
 /**
  * vs_ring_pop() - take the next available chain
  *
+ * A lenient split ring does not stop.  A malformed chain is taken and lost, an
+ * index that is out of range, or memory that is not there, is tried again.
+ * It takes indirect tables that were not negotiated, and buffers without any
+ * bytes, which it skips.
+ *
  * Returns: 1 with @chain filled, 0 if none is available, -1 if the ring is
- * stopped, now or before
+ * stopped, now or before, or the next chain of a lenient one is malformed
  */
 int vs_ring_pop(VsRing *ring, VsChain *chain);
 
@@ -188,6 +196,9 @@ void vs_ring_push(VsRing *ring, const VsChain *chain, uint32_t written);
 
 /**
  * vs_ring_flush() - show the pushed chains to the driver
+ *
+ * If its memory is not there, a lenient ring goes on as if the chains had not
+ * been pushed.
  *
  * Returns: true if the driver is to be interrupted
  */

@@ -252,16 +252,10 @@ static void dev_stop(Dev *dev)
     }
 }
 
-static Dev *dev_new(unsigned pairs, uint64_t offered, const char *wire,
-                    uint16_t mtu)
+static Dev *dev_new_as(VsNetConfig config)
 {
-    VsNetConfig config = {
-        .pairs = pairs,
-        .features = offered,
-        .mtu = mtu,
-        .max_ring = 256,
-        .wire = wire,
-    };
+    unsigned pairs = config.pairs;
+    uint64_t offered = config.features;
     Dev *dev = g_new0(Dev, 1);
     VsHost host = {
         .opaque = dev,
@@ -296,6 +290,18 @@ static Dev *dev_new(unsigned pairs, uint64_t offered, const char *wire,
     g_assert_cmpuint(dev->nvqs, ==,
                      2 * pairs + !!(offered & FEATURE(VIRTIO_NET_F_CTRL_VQ)));
     return dev;
+}
+
+static Dev *dev_new(unsigned pairs, uint64_t offered, const char *wire,
+                    uint16_t mtu)
+{
+    return dev_new_as((VsNetConfig) {
+        .pairs = pairs,
+        .features = offered,
+        .mtu = mtu,
+        .max_ring = 256,
+        .wire = wire,
+    });
 }
 
 static void dev_free(Dev *dev)
@@ -1278,6 +1284,45 @@ static void check_rx_state(Dev *dev, const char *what, bool there)
     if (!!strstr(json, what) != there) {
         g_error("%s%s in %s", there ? "no " : "", what, json);
     }
+}
+
+/* Frames go as in the kernel's simulator: nothing waits, nothing is made */
+static void test_simulator(void)
+{
+    struct virtio_net_hdr_mrg_rxbuf hdr = { .num_buffers = 7 };
+    Dev *dev = dev_new_as((VsNetConfig) {
+        .pairs = 1,
+        .features = BASIC,
+        .max_ring = 256,
+        .wire = "loopback",
+        .max_frame = 4096,
+        .simulator = true,
+    });
+    uint8_t frame[60], buf[BUF];
+
+    dev_start(dev, BASIC);
+    make_frame(frame, sizeof(frame), dev_mac, 1);
+    /* without a buffer it is lost, with one it is not kept for later */
+    dev_send(dev, 0, frame, sizeof(frame));
+    dev_wait_sent(dev, 0);
+    g_assert_cmpuint(dev_stats(dev, 0).dropped, ==, 1);
+    dev_post(dev, 0, 2, HDR + 20);
+    make_frame(frame, sizeof(frame), peer_mac, 2);
+    dev_send(dev, 0, frame, sizeof(frame));
+    dev_wait_sent(dev, 0);
+    dev_wait_until(dev, dev_stats(dev, 0).dropped == 2);
+
+    /* the header is the sender's, and what does not fit is cut off */
+    make_frame(frame, sizeof(frame), bcast_mac, 3);
+    dev_send_hdr(dev, 0, &hdr, frame, sizeof(frame));
+    g_assert_cmpuint(dev_recv_buf(dev, 0, buf), ==, HDR + 20);
+    g_assert_cmpmem(buf, HDR, &hdr, HDR);
+    g_assert_cmpmem(buf + HDR, 20, frame, 20);
+    dev_wait_sent(dev, 0);
+    g_assert_cmpuint(dev_stats(dev, 0).packets, ==, 1);
+    g_assert_cmpuint(dev_stats(dev, 1).packets, ==, 3);
+    g_assert_cmpuint(dev_stats(dev, 0).errors, ==, 0);
+    dev_free(dev);
 }
 
 static void test_ctrl_modes(void)
@@ -2340,6 +2385,7 @@ int main(int argc, char **argv)
     g_test_add_func("/net/asid", test_asid);
     g_test_add_data_func("/net/noise/split", NULL, test_noise);
     g_test_add_data_func("/net/noise/packed", (void *)1, test_noise);
+    g_test_add_func("/net/simulator", test_simulator);
     g_test_add_func("/net/control/modes", test_ctrl_modes);
     g_test_add_func("/net/control/mac", test_ctrl_mac);
     g_test_add_func("/net/control/vlan", test_ctrl_vlan);

@@ -942,6 +942,57 @@ static void test_bad_used(gconstpointer data)
     bad_destroy(&b);
 }
 
+/* A lenient ring loses what is wrong, and goes on */
+static void test_lenient(void)
+{
+    VsRingState state = { .avail_wrap = true, .used_wrap = true };
+    VsChain chain;
+    VsRing *ring;
+    Bad b;
+
+    bad_init(&b, wire_features);
+    b.config.lenient = true;
+    b.config.used = 0x1000;
+    /* a loop, and a buffer behind one of no bytes */
+    drv_put(&b.drv, drv_desc(&b.drv, 0), b.buf, BAD_LEN, VRING_DESC_F_NEXT,
+            0);
+    drv_put(&b.drv, drv_desc(&b.drv, 1), b.buf, 0, VRING_DESC_F_NEXT, 2);
+    drv_put(&b.drv, drv_desc(&b.drv, 2), b.buf, BAD_LEN, 0, 0);
+    arena_put16(&b.arena, b.config.avail + 4, 0);
+    arena_put16(&b.arena, b.config.avail + 6, b.config.num);
+    arena_put16(&b.arena, b.config.avail + 2, 2);
+    ring = vs_ring_new(&b.host);
+    g_assert_true(vs_ring_start(ring, &b.config, &state));
+
+    vs_ring_begin(ring);
+    g_assert_cmpint(vs_ring_pop(ring, &chain), ==, -1);
+    vs_ring_state(ring, &state);
+    g_assert_cmpuint(state.avail_idx, ==, 1);
+    g_assert_cmpint(vs_ring_pop(ring, &chain), ==, -1);
+    vs_ring_state(ring, &state);
+    g_assert_cmpuint(state.avail_idx, ==, 1);
+    g_assert_true(vs_ring_ok(ring));
+
+    /* an index that is corrected is as good as any */
+    arena_put16(&b.arena, b.config.avail + 6, 1);
+    vs_ring_forget(ring);
+    vs_ring_begin(ring);
+    g_assert_cmpint(vs_ring_pop(ring, &chain), ==, 1);
+    g_assert_cmpuint(chain.nread, ==, 1);
+    g_assert_cmpuint(chain.read_len, ==, BAD_LEN);
+
+    /* what cannot be shown as used counts as not used */
+    vs_ring_push(ring, &chain, 0);
+    g_assert_false(vs_ring_flush(ring));
+    g_assert_cmpuint(b.arena.faults, ==, 1);
+    vs_ring_state(ring, &state);
+    g_assert_cmpuint(state.used_idx, ==, 0);
+    g_assert_true(vs_ring_ok(ring));
+    g_assert_cmpint(vs_ring_pop(ring, &chain), ==, 0);
+    vs_ring_free(ring);
+    bad_destroy(&b);
+}
+
 /* A driver that never waits for its entries cannot make us hold too many */
 static void test_bad_greedy(gconstpointer data)
 {
@@ -1104,6 +1155,7 @@ int main(int argc, char **argv)
     g_test_add_func("/ring/bad/start", test_bad_start);
     g_test_add_data_func("/ring/bad/used/split", NULL, test_bad_used);
     g_test_add_data_func("/ring/bad/used/packed", (void *)1, test_bad_used);
+    g_test_add_func("/ring/lenient", test_lenient);
     g_test_add_data_func("/ring/bad/greedy/split", NULL, test_bad_greedy);
     g_test_add_data_func("/ring/bad/greedy/packed", (void *)1,
                          test_bad_greedy);
