@@ -67,6 +67,36 @@ DEADLINE_FACTOR = 3
 DEADLINE = 300
 SANITIZED_FACTOR = 2
 
+# Seconds that the longest jobs take. They begin first, so that none runs on
+# when all others are done; nothing else depends on it.
+SECONDS = {
+    'asan/qtest-x86_64/vhost-vdpa-test': 100,
+    'guest': 80,
+    'asan/qtest-x86_64/vhost-vdpa-memory-test': 65,
+    'qtest-x86_64/qom-test': 65,
+    'asan/qtest-x86_64/vhost-vdpa-iommu-test': 55,
+    'qtest-x86_64/vhost-vdpa-test': 55,
+    'qtest-x86_64/vhost-vdpa-memory-test': 50,
+    'qtest-x86_64/vhost-vdpa-iommu-test': 47,
+    'qtest-x86_64/virtio-net-failover': 46,
+    'qtest-x86_64/device-introspect-test': 45,
+    'guest-intel-lazy': 38,
+    'qtest-x86_64/qos-test': 33,
+    'guest-intel-strict': 26,
+    'qtest-x86_64/test-hmp': 25,
+    'asan/qtest-x86_64/vhost-vdpa-large-test': 24,
+    'guest-virtio': 22,
+    'patches': 22,
+    'qtest-x86_64/vhost-vdpa-large-test': 20,
+    'guest-virtio-strict': 14,
+    'graft': 13,
+    'asan/test-vhost-vdpa-iotlb': 9,
+    'guest-intel-passthrough': 9,
+    'qtest-x86_64/qmp-cmd-test': 8,
+    'make-run': 7,
+    'asan/vdpa-soft-test-node': 7,
+}
+
 # What sanitizers say of a thing that they found, the first that is there
 SANITIZER_ERRORS = [
     re.compile(r'__ubsan_handle_\w+ .*\n +#\d+ \S+ in .*'),
@@ -91,21 +121,19 @@ class Job:
     @cwd, @env: where it runs, and what is added to the environment
     @tap: whether it speaks TAP
     @deadline: seconds
-    @alone: nothing else may run beside it
     @sanitized: whether it, and what it starts, was built with sanitizers;
                 each of their reports adds a failure, whatever the program
                 makes of it
     """
 
     def __init__(self, name, command, cwd, env=None, tap=False,
-                 deadline=DEADLINE, alone=False, sanitized=False):
+                 deadline=DEADLINE, sanitized=False):
         self.name = name
         self.command = command
         self.cwd = cwd
         self.env = env or {}
         self.tap = tap
         self.deadline = deadline
-        self.alone = alone
         self.sanitized = sanitized
 
 
@@ -298,18 +326,15 @@ class Runner:
 
     def run_all(self, jobs, parallel):
         """Run all jobs, the longest first, @parallel at a time"""
-        together = sorted([job for job in jobs if not job.alone],
-                          key=lambda job: -job.deadline)
-        alone = [job for job in jobs if job.alone]
+        jobs = sorted(jobs, key=lambda job: -SECONDS.get(job.name, 0))
         try:
-            for group, workers in ((together, parallel), (alone, 1)):
-                with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-                    futures = [pool.submit(self.run, job) for job in group]
-                    for future in concurrent.futures.as_completed(futures):
-                        result = future.result()
-                        if not self.stopping:
-                            self.results.append(result)
-                            self.report(result)
+            with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+                futures = [pool.submit(self.run, job) for job in jobs]
+                for future in concurrent.futures.as_completed(futures):
+                    result = future.result()
+                    if not self.stopping:
+                        self.results.append(result)
+                        self.report(result)
         except KeyboardInterrupt:
             pass
 
@@ -434,12 +459,11 @@ def make_jobs(build, logs, wanted):
         jobs += [clang_job(path, objects[path], beside, log)
                  for path in paths]
 
-    # The guest is emulated, and shall have both processors to itself
-    script('guest', 'scripts/guest-tests', tap=True, alone=True, deadline=900)
+    script('guest', 'scripts/guest-tests', tap=True, deadline=900)
     for mode, names in GUEST_IOMMUS.items():
         script(f'guest-{mode}', 'scripts/guest-tests', '--iommu', mode, *names,
-               tap=True, alone=True, deadline=900)
-    script('make-run', 'scripts/run-guest', alone=True, deadline=600)
+               tap=True, deadline=900)
+    script('make-run', 'scripts/run-guest', deadline=600)
     script('bench-iotlb', 'bench/iotlb', '--check', tap=True)
     script('check', 'scripts/test-check.py', tap=True)
     script('graft', 'scripts/test-graft.py', tree, tap=True)
@@ -451,6 +475,14 @@ def make_jobs(build, logs, wanted):
         if wanted(f'checkpatch/{path}'):
             jobs.append(style_job(path, checkpatch, logs))
     return jobs
+
+
+def workers(processors):
+    """How many jobs to run at a time
+
+    Many of them wait half of the time, for a guest or for QEMU.
+    """
+    return processors + (processors + 1) // 2
 
 
 def style_job(path, checkpatch, logs):
@@ -530,7 +562,8 @@ def main():
     parser.add_argument('--list-targets', metavar='KIND',
                         help='only print what to compile in such a build')
     parser.add_argument('--logs', help='where logs go')
-    parser.add_argument('--parallel', type=int, default=os.cpu_count())
+    parser.add_argument('--parallel', type=int, default=os.cpu_count(),
+                        help='how many processors to keep busy')
     parser.add_argument('--only', default='',
                         help='run only the jobs whose name contains this, '
                              'or matches it as a shell pattern')
@@ -557,7 +590,7 @@ def main():
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
-    runner.run_all(jobs, max(1, args.parallel))
+    runner.run_all(jobs, workers(max(1, args.parallel)))
 
     passed = sum(result.passed for result in runner.results)
     failed = sum(len(result.failed) for result in runner.results)

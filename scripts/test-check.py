@@ -81,8 +81,64 @@ echo 1..1; echo ok 1
 '''
 
 
+def run_all(folder, jobs, parallel):
+    """Run jobs as "make check" does: the Runner"""
+    runner = check.Runner(folder, False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        runner.run_all(jobs, parallel)
+    return runner
+
+
+def outcome(runner):
+    """What is counted in the end: passed, failed"""
+    return (sum(result.passed for result in runner.results),
+            sum(len(result.failed) for result in runner.results))
+
+
+def test_total(folder):
+    """several at a time"""
+    jobs = [check.Job(f'job{i}', ['/bin/sh', '-c', f'exit {i % 2}'], folder)
+            for i in range(10)]
+    return outcome(run_all(folder, jobs, 4)) == (5, 5)
+
+
+def test_limit(folder):
+    """as many at a time as there may be, and no more"""
+    path = os.path.join(folder, 'limit')
+    # The first three end once there are three; none before another began
+    script = ('echo + >>"$0"; '
+              'until [ "$(grep -c + "$0")" -ge 3 ]; do sleep 0.1; done; '
+              'echo - >>"$0"')
+    jobs = [check.Job(f'job{i}', ['/bin/sh', '-c', script, path], folder,
+                      deadline=60) for i in range(9)]
+    runner = run_all(folder, jobs, 3)
+    with open(path, encoding='utf-8') as file:
+        signs = file.read().split()
+    running = [signs[:end].count('+') - signs[:end].count('-')
+               for end in range(1, len(signs) + 1)]
+    return outcome(runner) == (9, 0) and max(running) == 3
+
+
+def test_order(folder):
+    """those that take longest begin first, the others as they come"""
+    path = os.path.join(folder, 'order')
+    known = sorted(check.SECONDS, key=check.SECONDS.get)
+    short, middle, long = known[0], known[len(known) // 2], known[-1]
+    names = ['new', short, long, 'newer', middle]
+    jobs = [check.Job(name, ['/bin/sh', '-c', f'echo {name} >>"$0"', path],
+                      folder) for name in names]
+    runner = run_all(folder, jobs, 1)
+    with open(path, encoding='utf-8') as file:
+        began = file.read().split()
+    return outcome(runner) == (5, 0) and \
+        began == [long, middle, short, 'new', 'newer']
+
+
+TESTS = [test_total, test_limit, test_order]
+
+
 def main():
-    print(f'1..{len(PROGRAMS) + len(REPORTS) + 2}')
+    print(f'1..{len(PROGRAMS) + len(REPORTS) + 1 + len(TESTS)}')
     failed = 0
 
     def report(number, good, name):
@@ -119,14 +175,8 @@ def main():
         result = runner.run(job)
         report(number, result.failed and not result.passed, job.name)
 
-        jobs = [check.Job(f'job{i}', ['/bin/sh', '-c', f'exit {i % 2}'],
-                          folder) for i in range(10)]
-        with contextlib.redirect_stdout(io.StringIO()):
-            runner.run_all(jobs, 4)
-        report(number + 1,
-               sum(result.passed for result in runner.results) == 5 and
-               sum(len(result.failed) for result in runner.results) == 5,
-               'several at a time')
+        for number, test in enumerate(TESTS, number + 1):
+            report(number, test(folder), test.__doc__)
     sys.exit(1 if failed else 0)
 
 
