@@ -70,6 +70,7 @@ SANITIZED_FACTOR = 2
 # Seconds that the longest jobs take. They begin first, so that none runs on
 # when all others are done; nothing else depends on it.
 SECONDS = {
+    'docs': 120,
     'asan/qtest-x86_64/vhost-vdpa-test': 100,
     'guest': 80,
     'asan/qtest-x86_64/vhost-vdpa-memory-test': 65,
@@ -468,13 +469,26 @@ def make_jobs(build, logs, wanted):
     script('check', 'scripts/test-check.py', tap=True)
     script('graft', 'scripts/test-graft.py', tree, tap=True)
     script('patches', 'scripts/patches.py', '--check', tree)
-    script('docs', 'scripts/check-docs.py', build)
+    if wanted('docs'):
+        jobs.append(docs_job(build))
     script('docs-and-code', 'scripts/test-docs.py', tap=True)
     checkpatch = os.path.join(tree, 'scripts', 'checkpatch.pl')
     for path in style_files():
         if wanted(f'checkpatch/{path}'):
             jobs.append(style_job(path, checkpatch, logs))
     return jobs
+
+
+def docs_job(build):
+    """A Job that makes the manual, the rest of QEMU's build, and looks at it
+
+    It takes one processor more than a minute, hence beside the tests.
+    """
+    lock = os.path.join(graft.REPOSITORY, 'build', '.lock')
+    script = ('flock "$0" ninja -C "$1" && '
+              'exec /usr/bin/python3 -B scripts/check-docs.py "$1"')
+    return Job('docs', ['/bin/sh', '-c', script, lock, build],
+               graft.REPOSITORY, deadline=DEADLINE_FACTOR * DEADLINE)
 
 
 def workers(processors):
