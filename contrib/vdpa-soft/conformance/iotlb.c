@@ -27,7 +27,10 @@
 /* Where the cases map; a multiple of the page size far from 0 */
 #define IOVA 0x10000000ULL
 
-/* As module parameter max_iotlb_entries of vhost_vdpa has it */
+/*
+ * As module parameter max_iotlb_entries of vhost_vdpa has it.  No more pages
+ * may be locked, either, so where memory is pinned two limits are one.
+ */
 #define MAX_ENTRIES 2048
 
 typedef struct Message {
@@ -108,23 +111,18 @@ static uint8_t *same_page(const char *name, size_t pages)
 }
 
 /* The hard limit stays, as not everybody can raise it again */
-static void set_memlock(uint64_t bytes)
+static void set_memlock(unsigned pages)
 {
     struct rlimit limit;
 
     if (getrlimit(RLIMIT_MEMLOCK, &limit) < 0) {
         die("getrlimit: %s", strerror(errno));
     }
-    limit.rlim_cur = bytes < limit.rlim_max ? bytes : limit.rlim_max;
+    limit.rlim_cur = pages * PAGE;
     if (setrlimit(RLIMIT_MEMLOCK, &limit) < 0) {
         die("setrlimit: %s", strerror(errno));
     }
-    if (bytes == UINT64_MAX) {
-        say("memory lock limit: the highest");
-    } else {
-        say("memory lock limit: %llu pages",
-            (unsigned long long)(bytes / PAGE));
-    }
+    say("memory lock limit: %u pages", pages);
 }
 
 /*
@@ -1175,7 +1173,7 @@ static void run_memlock(void)
     set_memlock(0);
     iotlb_update(0, IOVA, PAGE, mem, RW);
     clear(0);
-    set_memlock(4 * PAGE);
+    set_memlock(4);
     iotlb_update(0, IOVA, 5 * PAGE, mem, RW);
     clear(0);
     iotlb_update(0, IOVA, 4 * PAGE, mem, RW);
@@ -1205,10 +1203,10 @@ static void run_memlock_later(void)
     uint8_t *mem = same_page("mem", 4);
 
     begin();
-    set_memlock(4 * PAGE);
+    set_memlock(4);
     iotlb_update(0, IOVA, 4 * PAGE, mem, RW);
     /* what is there stays */
-    set_memlock(PAGE);
+    set_memlock(1);
     probe(0, IOVA, mem);
     iotlb_invalidate(0, IOVA, 2 * PAGE);
     iotlb_update(0, IOVA, PAGE, mem, RW);
@@ -1250,7 +1248,6 @@ static void run_entries(void)
     uint8_t *mem = same_page("mem", 3);
 
     begin();
-    set_memlock(UINT64_MAX);
     iotlb_batch_begin(0);
     if (fill(0, MAX_ENTRIES + 1, page) <= MAX_ENTRIES) {
         iotlb_update(0, IOVA - PAGE, PAGE, page, RW);
@@ -1262,7 +1259,8 @@ static void run_entries(void)
         iotlb_update(0, IOVA, PAGE, page, RW);
     }
     iotlb_batch_end(0);
-    /* each address space has its own */
+    /* each address space has its own, but what is locked counts together */
+    iotlb_invalidate(0, IOVA + 2 * PAGE, PAGE);
     iotlb_update(1, IOVA, PAGE, page, RW);
     clear(0);
     iotlb_update(0, IOVA, PAGE, page, RW);

@@ -20,6 +20,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* What the lines mean; another number whenever that changes */
@@ -28,6 +29,9 @@
 /* Seconds a case may take, and milliseconds an event may */
 #define CASE_DEADLINE 120
 #define EVENT_DEADLINE 5000
+
+/* Memory that a case may have locked, in bytes */
+#define MEMLOCK (2048 * PAGE)
 
 #define MAX_NAMED 64
 #define MAX_LINE 4096
@@ -843,6 +847,28 @@ static void too_late(int sig)
     _exit(1);
 }
 
+/*
+ * What may be locked is to be the same everywhere, and at each case's start.
+ * A process may nearly always have that much.
+ */
+static void limit_memory(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) < 0) {
+        die("getrlimit: %s", strerror(errno));
+    }
+    if (limit.rlim_max < MEMLOCK) {
+        limit.rlim_max = MEMLOCK;
+    }
+    limit.rlim_cur = MEMLOCK;
+    if (setrlimit(RLIMIT_MEMLOCK, &limit) < 0) {
+        die("cannot set the limit of locked memory to %llu bytes: %s; the "
+            "hard one (ulimit -H -l) must not be lower",
+            (unsigned long long)MEMLOCK, strerror(errno));
+    }
+}
+
 static void run(const char *section, const Case *c, bool list,
                 const char *only)
 {
@@ -858,6 +884,7 @@ static void run(const char *section, const Case *c, bool list,
     }
     say("== %s", name);
     alarm(CASE_DEADLINE);
+    limit_memory();
     c->run();
     clean_up();
     alarm(0);
