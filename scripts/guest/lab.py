@@ -39,6 +39,9 @@ KVM = 'kvm.ignore_msrs=1 kvm.report_ignored_msrs=0'
 # Said because emulation is slow
 SLOW = re.compile(r'hrtimer: interrupt took |kvm: user requested TSC rate ')
 
+# Programs that move data in the guest, and check them, in C
+TOOLS = ['frames', 'blocks']
+
 FIRMWARE = ['bios-256k.bin', 'linuxboot_dma.bin', 'kvmvapic.bin']
 
 
@@ -46,7 +49,8 @@ class Setup(vm.Setup):
     """What machines of a run share; see there for the environment
 
     version: of the kernel, one of KERNELS
-    programs: paths of further programs that the machine is to have
+    programs: paths of further programs that the machine is to have; relative
+        ones are QEMU's, where it was built
     """
 
     def __init__(self, version='6.12', programs=(), environment=os.environ):
@@ -65,14 +69,18 @@ class Setup(vm.Setup):
             if subprocess.run(command, stdout=vm.REPORT,
                               check=False).returncode:
                 raise vm.GuestError('the kernel could not be built')
-        guest = self.initramfs('guest.initramfs',
-                               files=[f'{self.frames()}=/usr/sbin/frames'])
+        tools = [f'{self._compile(name)}=/usr/sbin/{name}' for name in TOOLS]
+        guest = self.initramfs('guest.initramfs', files=tools)
         firmware = [f'{self._firmware(name)}=/firmware/{name}'
                     for name in FIRMWARE]
+        programs = [os.path.join(os.path.dirname(self.qemu), program)
+                    for program in self.programs]
+        # Machines that differ in this may be started at the same time
         self.initrd = self.initramfs(
-            'machine.initramfs', (), [self.qemu, 'vdpa', *self.programs],
+            '-'.join(['machine', *map(os.path.basename, programs)]) +
+            '.initramfs', (), [self.qemu, 'vdpa', *programs],
             [f'{guest}=/guest.initramfs', f'{self.kernel}=/guest.kernel',
-             *firmware])
+             *tools, *firmware])
         # KVM may work here and still not within
         self.accel = 'tcg'
 
@@ -83,10 +91,10 @@ class Setup(vm.Setup):
                 return path
         raise vm.GuestError(f'no {name} in {" or ".join(self.firmware)}')
 
-    def frames(self):
-        """Path of the guest's program that sends and checks frames"""
-        path = os.path.join(self.logs, 'frames')
-        source = os.path.join(vm.HERE, 'frames.c')
+    def _compile(self, name):
+        """Path of a program of the guest's that moves and checks data"""
+        path = os.path.join(self.logs, name)
+        source = os.path.join(vm.HERE, f'{name}.c')
         result = subprocess.run(
             ['gcc', '-static', '-O2', '-Wall', '-Wextra', '-Werror', '-o',
              path, source], check=False, capture_output=True, text=True)
