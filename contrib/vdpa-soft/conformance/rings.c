@@ -1328,6 +1328,7 @@ static void run_call_shared(void)
         show_both();
     }
     called(TX);
+    called(RX);
     send(1);
     kick(TX);
     event_wait(queue[RX].call);
@@ -1490,9 +1491,30 @@ static void run_resize(void)
  * Suspending.  Not all kernels can resume.
  */
 
-static void run_suspend(void)
+/*
+ * A kick that was remembered while the device was suspended is so until the
+ * next resume, even if somebody else has the node by then.
+ */
+static void start_unkicked(void)
 {
     start();
+    quiet_ioctl(VHOST_VDPA_SUSPEND, NULL);
+    quiet_ioctl(VHOST_VDPA_RESUME, NULL);
+    /* a pass that this may have caused is over before the end of this */
+    node_close();
+    mem_gone(mem);
+    event_close(queue[RX].kick);
+    event_close(queue[RX].call);
+    event_close(queue[TX].kick);
+    event_close(queue[TX].call);
+    event_close(queue[CVQ].kick);
+    event_close(queue[CVQ].call);
+    start();
+}
+
+static void run_suspend(void)
+{
+    start_unkicked();
     round_trip(0);
     vdpa_suspend();
     receive(1);
@@ -1513,7 +1535,7 @@ static void run_suspend(void)
 /* A resume looks at the rings only if somebody kicked meanwhile */
 static void run_suspend_unkicked(void)
 {
-    start();
+    start_unkicked();
     vdpa_suspend();
     receive(0);
     send(0);
@@ -1544,7 +1566,7 @@ static void run_suspend_unkicked(void)
 /* A status ends it, too, but is no kick; and a later resume still is one */
 static void run_suspend_status(void)
 {
-    start();
+    start_unkicked();
     vdpa_suspend();
     receive(0);
     send(0);
@@ -1575,7 +1597,7 @@ static void run_suspend_addr(void)
 {
     Queue old;
 
-    start();
+    start_unkicked();
     round_trip(0);
     vdpa_suspend();
     old = queue[TX];
@@ -1598,7 +1620,7 @@ static void run_suspend_addr(void)
 /* A new base counts at once, for what is available */
 static void run_suspend_base(void)
 {
-    start();
+    start_unkicked();
     round_trip(0);
     vdpa_suspend();
     vdpa_set_vring_base(TX, 5);
@@ -1622,7 +1644,7 @@ static void run_suspend_base(void)
 
 static void run_suspend_enable(void)
 {
-    start();
+    start_unkicked();
     vdpa_suspend();
     vdpa_set_vring_enable(TX, 0);
     receive(0);
@@ -1642,7 +1664,7 @@ static void run_suspend_enable(void)
 /* A reset ends it */
 static void run_suspend_reset(void)
 {
-    start();
+    start_unkicked();
     vdpa_suspend();
     vdpa_set_status(0);
     /* nothing is left of what was mapped for the device, or all is */
