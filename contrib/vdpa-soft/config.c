@@ -340,6 +340,7 @@ static void set_like(VsNodeConfig *c, VsLike like)
     c->passthrough = false;
     c->features = F_FULL;
     c->vq_num = 1024;
+    c->vq_num_checked = false;
     c->as_num = 2;
     c->base_unsupported = false;
     c->clean_map_on_reset = true;
@@ -373,6 +374,7 @@ static void set_like(VsNodeConfig *c, VsLike like)
         c->features = F_MODERN | F_MTU | F_MAC | F_STATUS | F_CTRL_VQ |
                       F_CTRL_MAC_ADDR | F_ANY_LAYOUT;
         c->vq_num = 256;
+        c->vq_num_checked = true;
         c->reset_drops_config_call = false;
         c->config_irq = false;
         c->need_ctrl_vq_for_mq = false;

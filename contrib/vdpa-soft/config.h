@@ -125,6 +125,7 @@ typedef struct VsNodeConfig {
     uint32_t device_id;
     int64_t vqs;                /* GET_VQS_COUNT, or -1: as it is */
     unsigned vq_num;
+    bool vq_num_checked;        /* larger rings are refused */
     int64_t config_size;        /* or -1: as it is */
     int max_pairs;              /* max_virtqueue_pairs, or -1: as it is */
     uint64_t iova_first;

@@ -162,6 +162,10 @@ int vs_eventfd_get(int fd, int *copy)
     if (fd == -1) {
         return 0;
     }
+    if (vs_node_by_fd(fd)) {
+        /* not even to be duplicated: closing the copy is a call on the node */
+        return -EINVAL;
+    }
     own = fcntl(fd, F_DUPFD_CLOEXEC, 512);
     if (own < 0 && errno != EBADF) {
         /* the limit may be below the numbers we like */

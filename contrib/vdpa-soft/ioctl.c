@@ -651,7 +651,8 @@ static int vring_set_num(VsNode *n, unsigned i, Call *c)
 {
     uint32_t num = c->data.state.num;
 
-    if (num == 0 || num > 32768 || num & (num - 1)) {
+    if (num == 0 || num > 32768 || num & (num - 1) ||
+        (n->cfg->vq_num_checked && num > n->cfg->vq_num)) {
         return -EINVAL;
     }
     if (vs_driver_index_valid(n, i)) {
@@ -669,6 +670,9 @@ static int ioctl_vring(VsNode *n, Call *c)
     if (n->cfg->vqs >= 0 && n->cfg->vqs < limit) {
         limit = n->cfg->vqs;
     }
+    if (c->cmd == VHOST_SET_VRING_NUM && !c->in_ok) {
+        return -EFAULT;
+    }
     if (c->in_ok && c->info && arg_size(c->info->arg) >= 4) {
         i = state->index;
     } else if (!vs_guard_from_user(&i, c->user, sizeof(i))) {
@@ -677,8 +681,13 @@ static int ioctl_vring(VsNode *n, Call *c)
     if (i >= limit) {
         return -ENOBUFS;
     }
-    if (c->info && c->info->in && !c->in_ok) {
-        return -EFAULT;
+    if (!c->in_ok && c->info && c->info->in) {
+        if (!c->info->out && c->info->cmd != VHOST_SET_VRING_ENDIAN &&
+            c->info->cmd != VHOST_GET_VRING_ENDIAN) {
+            return -EFAULT;
+        }
+        /* of a query, nothing but the index is read */
+        state->index = i;
     }
 
     switch (c->cmd) {

@@ -454,9 +454,66 @@ EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
     return n ? read_node(n) : REAL(readv)(fd, iov, count);
 }
 
+/* A node is no pipe: a position is taken, and means nothing. */
+#define PREAD(name, off_type)                                           \
+    EXPORT ssize_t name(int fd, void *buf, size_t count, off_type at)   \
+    {                                                                   \
+        VsNode *n = lookup(fd);                                         \
+                                                                        \
+        if (!n) {                                                       \
+            return REAL(name)(fd, buf, count, at);                      \
+        }                                                               \
+        return at < 0 ? fail(EINVAL) : read_node(n);                    \
+    }
+
+#define PREADV(name, off_type)                                          \
+    EXPORT ssize_t name(int fd, const struct iovec *iov, int count,     \
+                        off_type at)                                    \
+    {                                                                   \
+        VsNode *n = lookup(fd);                                         \
+                                                                        \
+        if (!n) {                                                       \
+            return REAL(name)(fd, iov, count, at);                      \
+        }                                                               \
+        return at < 0 ? fail(EINVAL) : read_node(n);                    \
+    }
+
+#define PWRITE(name, off_type)                                          \
+    EXPORT ssize_t name(int fd, const void *buf, size_t count,          \
+                        off_type at)                                    \
+    {                                                                   \
+        VsNode *n = lookup(fd);                                         \
+                                                                        \
+        if (!n) {                                                       \
+            return REAL(name)(fd, buf, count, at);                      \
+        }                                                               \
+        return at < 0 ? fail(EINVAL) : write(fd, buf, count);           \
+    }
+
+#define PWRITEV(name, off_type)                                         \
+    EXPORT ssize_t name(int fd, const struct iovec *iov, int count,     \
+                        off_type at)                                    \
+    {                                                                   \
+        VsNode *n = lookup(fd);                                         \
+                                                                        \
+        if (!n) {                                                       \
+            return REAL(name)(fd, iov, count, at);                      \
+        }                                                               \
+        return at < 0 ? fail(EINVAL) : writev(fd, iov, count);          \
+    }
+
+PREAD(pread, off_t)
+PREAD(pread64, off64_t)
+PREADV(preadv, off_t)
+PREADV(preadv64, off64_t)
+PWRITE(pwrite, off_t)
+PWRITE(pwrite64, off64_t)
+PWRITEV(pwritev, off_t)
+PWRITEV(pwritev64, off64_t)
+
 EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
-    if (op == EPOLL_CTL_ADD && lookup(fd)) {
+    if (lookup(fd)) {
         return fail(EPERM);
     }
     return REAL(epoll_ctl)(epfd, op, fd, event);

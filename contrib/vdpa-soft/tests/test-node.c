@@ -263,6 +263,9 @@ static void case_open(void)
     g_assert_fails(openat(AT_FDCWD, PATH, O_RDWR), EBUSY);
     g_assert_fails(read(node, &byte, 1), EINVAL);
     g_assert_fails(lseek(node, 0, SEEK_SET), ESPIPE);
+    /* there are no positions, but they may be given */
+    g_assert_fails(pread(node, &byte, 1, 0), EINVAL);
+    g_assert_fails(pwrite(node, &byte, 1, 0), EINVAL);
     p = (struct pollfd) { .fd = node, .events = POLLIN | POLLOUT };
     g_assert_cmpint(poll(&p, 1, 0), ==, 1);
     g_assert_cmpint(p.revents, ==, POLLIN | POLLOUT);
@@ -270,6 +273,7 @@ static void case_open(void)
     g_assert_fails(epoll_ctl(other, EPOLL_CTL_ADD, node,
                              &(struct epoll_event) { .events = EPOLLIN }),
                    EPERM);
+    g_assert_fails(epoll_ctl(other, EPOLL_CTL_DEL, node, NULL), EPERM);
 
     /* the last reference counts, whatever it is */
     g_assert_works(set_status(1));
@@ -829,6 +833,7 @@ static void case_vring(void)
     g_assert_works(pipe(pipefd));
     fd = eventfd(0, 0);
     g_assert_fails(vring_fd(VHOST_SET_VRING_KICK, 0, pipefd[0]), EINVAL);
+    g_assert_fails(vring_fd(VHOST_SET_VRING_KICK, 0, node), EINVAL);
     g_assert_fails(vring_fd(VHOST_SET_VRING_KICK, 0, 9999), EBADF);
     g_assert_fails(vring_fd(VHOST_SET_VRING_CALL, 0, -2), EBADF);
     g_assert_fails(vring_fd(VHOST_SET_VRING_CALL, 3, fd), ENOBUFS);
@@ -850,6 +855,14 @@ static void case_vring(void)
     g_assert_works(ioctl(node, VHOST_VDPA_RESUME));
     g_assert_fails(vring_addr(0, 0, 0, 0), EINVAL);
     g_assert_works(vring(VHOST_VDPA_SET_VRING_ENABLE, 0, 1));
+}
+
+static void case_num_checked(void)
+{
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_works(vring(VHOST_SET_VRING_NUM, 0, 256));
+    g_assert_fails(vring(VHOST_SET_VRING_NUM, 0, 512), EINVAL);
 }
 
 /* The vhost layer's idea of the ring outlives a reset, the index does not. */
@@ -2394,6 +2407,7 @@ static const struct {
     { "num-soft", case_num_forgotten, "" },
     { "num-vduse", case_num_forgotten, "--like vduse" },
     { "num-sim", case_num_kept, "--like sim" },
+    { "num-sim-checked", case_num_checked, "--like sim" },
     { "num-vp-vdpa", case_num_default, "--like vp_vdpa" },
     { "num-mlx5", case_num_default, "--like mlx5" },
     { "num-missing", case_num_missing, "" },
