@@ -158,7 +158,9 @@ class Machine(vm.Guest):
         nic = ['-netdev', 'user,id=lab',
                '-device', 'virtio-net-pci,netdev=lab,romfile=']
         if iommu:
-            nic = ['-device', 'intel-iommu,intremap=on,caching-mode=on'] + nic
+            # For vhost-vdpa, an IOMMU must keep caches coherent
+            nic = ['-device', 'intel-iommu,intremap=on,caching-mode=on,'
+                   'snoop-control=on'] + nic
             append += ' intel_iommu=on iommu.passthrough=0'
         super().__init__(setup, name, [*nic, *arguments], accel='tcg',
                          memory=MEMORY, append=f'{COMMAND_LINE} {KVM} {append}')
@@ -190,12 +192,15 @@ class Machine(vm.Guest):
         found = self.check(f'ls -d {folder}/vhost-vdpa-*')
         return f'/dev/{os.path.basename(found)}'
 
-    def start(self, name, command):
-        """Run a program in the background: its process id"""
+    def start(self, name, command, memlock='unlimited'):
+        """Run a program in the background: its process id
+
+        memlock: kilobytes that it may have locked
+        """
         # The shell that reaps it leaves its status to be found
         self.check(
             # A device that pins the guest's memory needs the limit raised
-            f'rm -f /tmp/{name}.status; ulimit -l unlimited; '
+            f'rm -f /tmp/{name}.status; ulimit -l {memlock}; '
             f'{{ {shlex.join(command)} >/tmp/{name}.output 2>&1 & '
             f'echo $! >/tmp/{name}.pid; wait $!; '
             f'echo $? >/tmp/{name}.status.new; '
@@ -225,10 +230,11 @@ class Guest(vm.Machine):
     memory: megabytes
     shared: whether its memory is, as every device needs that is not hardware
     append: what its kernel is told
+    memlock: kilobytes of it that may be locked
     """
 
     def __init__(self, machine, name, arguments, memory=GUEST_MEMORY,
-                 shared=True, append=''):
+                 shared=True, append='', memlock='unlimited'):
         self.machine = machine
         self.console = os.path.join(machine.setup.logs,
                                     f'{machine.name}-{name}.console')
@@ -259,7 +265,8 @@ class Guest(vm.Machine):
             '-device', 'pcie-root-port,id=port0',
             *arguments]
         self.process = name
-        self.pid = machine.start(name, command)
+        self.heard = 0
+        self.pid = machine.start(name, command, memlock)
         try:
             channels = [self._accept(listener) for listener in
                         (console, agent, monitor)]
@@ -341,8 +348,16 @@ class Guest(vm.Machine):
         kernel_messages(self)
 
     def messages(self):
-        """What QEMU has said"""
-        return self.machine.output(self.process)
+        """What QEMU has said, but for what was expected"""
+        return self.machine.output(self.process)[self.heard:].strip()
+
+    def expect_messages(self, pattern):
+        """QEMU must have said what this regular expression matches"""
+        said = self.messages()
+        if not re.fullmatch(pattern, said, re.DOTALL):
+            raise self._explain(vm.GuestError(
+                f'QEMU said "{said}" instead of "{pattern}"'))
+        self.heard = len(self.machine.output(self.process))
 
     def wait(self, seconds=60):
         """Wait for QEMU's own end, which must be a good one"""
