@@ -7,6 +7,8 @@
  * bytes each, or all sizes by turns if that is 0. Each must come back as it
  * was, once, and in order, except for the two addresses; the next ones wait
  * while WINDOW of them are on their way, fewer than the buffers of any NIC.
+ * Frames of another run, which may have been on their way since before a
+ * reset, are not looked at.
  * SECONDS is how long nothing may arrive. After SIGTERM no more are sent, and
  * it ends when all are back.
  *
@@ -22,12 +24,14 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 /* For experiments, by IEEE 802: whatever else is on the wire is not ours */
@@ -39,6 +43,7 @@
 #define WINDOW 32
 
 static volatile sig_atomic_t ending;
+static uint32_t run;
 
 static void end(int signal)
 {
@@ -60,13 +65,14 @@ fail(const char *format, ...)
 /* What comes after the addresses of frame @number */
 static void fill(uint8_t *frame, size_t size, uint32_t number)
 {
-    uint32_t state = number * 2654435761u + 1;
+    uint32_t state = number * 2654435761u + run;
     size_t i;
 
     frame[12] = ETHER_TYPE >> 8;
     frame[13] = ETHER_TYPE & 0xff;
-    memcpy(frame + HEADER_SIZE, &number, sizeof(number));
-    for (i = HEADER_SIZE + sizeof(number); i < size; i++) {
+    memcpy(frame + HEADER_SIZE, &run, sizeof(run));
+    memcpy(frame + HEADER_SIZE + sizeof(run), &number, sizeof(number));
+    for (i = HEADER_SIZE + sizeof(run) + sizeof(number); i < size; i++) {
         state = state * 1664525u + 1013904223u;
         frame[i] = state >> 24;
     }
@@ -78,6 +84,12 @@ static size_t size_of(uint32_t number, size_t size)
     return size ? size : SHORTEST + number * 37 % (LONGEST - SHORTEST + 1);
 }
 
+static bool ours(const uint8_t *frame, size_t size)
+{
+    return size >= HEADER_SIZE + sizeof(run) &&
+           !memcmp(frame + HEADER_SIZE, &run, sizeof(run));
+}
+
 static void check(const uint8_t *frame, size_t size, uint32_t number,
                   size_t wanted)
 {
@@ -86,7 +98,7 @@ static void check(const uint8_t *frame, size_t size, uint32_t number,
     size_t i;
 
     fill(expected, wanted, number);
-    memcpy(&found, frame + HEADER_SIZE, sizeof(found));
+    memcpy(&found, frame + HEADER_SIZE + sizeof(run), sizeof(found));
     if (found != number) {
         fail("frame %u came where %u was expected", found, number);
     }
@@ -132,6 +144,7 @@ int main(int argc, char **argv)
     uint32_t count, sent = 0, received = 0;
     unsigned long long bytes = 0;
     int fd, size, seconds;
+    struct timespec now;
 
     if (argc < 5 || argc > 6 || sscanf(argv[2], "%u", &count) != 1 ||
         sscanf(argv[3], "%d", &size) != 1 ||
@@ -148,6 +161,9 @@ int main(int argc, char **argv)
                             peer + 5) != ADDRESS_SIZE) {
         fail("%s is no MAC address", argv[5]);
     }
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    run = now.tv_sec * 1000003 + now.tv_nsec;
 
     sigaction(SIGTERM, &(struct sigaction) { .sa_handler = end }, NULL);
     while (received < count) {
@@ -183,7 +199,7 @@ int main(int argc, char **argv)
             fail("receiving: %s", strerror(errno));
         }
         /* A packet socket also sees what is sent */
-        if (from.sll_pkttype == PACKET_OUTGOING) {
+        if (from.sll_pkttype == PACKET_OUTGOING || !ours(frame, got)) {
             continue;
         }
         check(frame, got, received, size_of(received, size));
