@@ -417,6 +417,7 @@ static void set_like(VsNodeConfig *c, VsLike like)
         c->vq_num = 256;
         c->base_unsupported = true;
         c->clean_map_on_reset = false;
+        c->config_irq_driver_ok = true;
         c->reset_num = VS_NUM_DEFAULT;
         c->failure_shows = false;
         c->reset_drops_call = false;

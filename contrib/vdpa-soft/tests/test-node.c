@@ -722,6 +722,26 @@ static void case_config(void)
     g_assert_fails(ioctl(node, VHOST_VDPA_SET_CONFIG_CALL, &bad[0]), EBADF);
 }
 
+/* Such a driver takes no interrupt of a device that is not in use */
+static void case_config_irq_driver_ok(void)
+{
+    int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    uint64_t count;
+
+    open_node();
+    g_assert_works(ioctl(node, VHOST_VDPA_SET_CONFIG_CALL, &fd));
+    g_assert_works(set_status(3));
+    g_assert_works(set_features(F_MODERN | 1ULL << 16));
+    g_assert_works(set_status(11));
+    tell("link down");
+    g_assert_fails(read(fd, &count, sizeof(count)), EAGAIN);
+    g_assert_works(set_status(15));
+    g_assert_fails(read(fd, &count, sizeof(count)), EAGAIN);
+    tell("link up");
+    g_assert_works(read(fd, &count, sizeof(count)));
+    g_assert_cmpuint(count, ==, 1);
+}
+
 static void check_max_pairs(uint16_t pairs)
 {
     Config c = { .off = 8, .len = 2 };
@@ -2395,6 +2415,8 @@ static const struct {
     { "backend", case_backend, "" },
     { "backend-less", case_backend_less, "--backend-features 0x0e" },
     { "config", case_config, "--mac 52:54:00:01:02:03 --mtu 1400" },
+    { "config-irq-vp-vdpa", case_config_irq_driver_ok, "--like vp_vdpa" },
+    { "config-irq-vduse", case_config_irq_driver_ok, "--like vduse" },
     { "max-pairs-true", case_max_pairs_true, "--queues 2" },
     { "max-pairs-0", case_max_pairs_0, "--queues 2 --max-pairs 0" },
     { "max-pairs", case_max_pairs, "--queues 2 --max-pairs 40000" },
