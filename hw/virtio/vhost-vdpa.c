@@ -1208,6 +1208,17 @@ static int start_failed(VhostVDPAShared *s, VirtIODevice *vdev, Error *err)
     return 0;
 }
 
+static void warn_of_lost_control_state(VhostVDPAShared *s)
+{
+    if (s->control_lost && !s->warned_control) {
+        warn_report("vhost-vdpa device '%s': it cannot be resumed, so what "
+                    "the guest set through the control queue (queue pairs, "
+                    "filters) is lost until its driver does so again",
+                    s->name);
+        s->warned_control = true;
+    }
+}
+
 /*
  * The guest's driver is done with setting up the device.  It may use it from
  * now on, but not count on an answer: kicks stay in their eventfds until
@@ -1225,6 +1236,8 @@ static int start(VhostVDPAShared *s, VirtIODevice *vdev)
         changed(s);
     } else if (!change_state(s, VHOST_VDPA_RUNNING, &err)) {
         return start_failed(s, vdev, err);
+    } else {
+        warn_of_lost_control_state(s);
     }
     return 0;
 }
@@ -1380,22 +1393,18 @@ static bool can_resume(VhostVDPAShared *s, VirtIODevice *vdev,
  * A device that has to be set up anew forgets what the guest's driver told it
  * through the control queue, and the driver does not know.
  */
-static void warn_of_lost_control_state(VhostVDPAShared *s)
+static bool loses_control_state(VhostVDPAShared *s)
 {
     uint32_t unused = s->features & BIT_ULL(VIRTIO_F_RING_PACKED) ?
                       PACKED_RING_START : 0;
     VhostVDPA *v;
 
     QTAILQ_FOREACH(v, &s->devs, entry) {
-        if (v->control_vq && v->rings[0].num && !s->warned_control &&
-            v->rings[0].base != unused) {
-            warn_report("vhost-vdpa device '%s': it cannot be resumed, so what "
-                        "the guest set through the control queue (queue "
-                        "pairs, filters) is lost until its driver does so "
-                        "again", s->name);
-            s->warned_control = true;
+        if (v->control_vq && v->rings[0].num && v->rings[0].base != unused) {
+            return true;
         }
     }
+    return false;
 }
 
 static void forget_lost_rings(VhostVDPAShared *s)
@@ -1439,13 +1448,14 @@ static int vhost_vdpa_set_features(struct vhost_dev *dev, uint64_t features)
     }
     /* Without a vIOMMU, bus mastering is no reason to unmap everything */
     s->as = vhost_dev_has_iommu(dev) ? vdev->dma_as : &address_space_memory;
+    s->control_lost = false;
     if (!same_driver) {
         forget_lost_rings(s);
     } else if (s->state == VHOST_VDPA_SUSPENDED &&
                can_resume(s, vdev, features)) {
         return 0;
     } else {
-        warn_of_lost_control_state(s);
+        s->control_lost = loses_control_state(s);
     }
     /* Also what a start left behind that failed in the vhost core */
     reset_idle(s, NULL);

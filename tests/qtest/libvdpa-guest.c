@@ -92,6 +92,18 @@ void vdpa_take_error(VdpaTest *t, const char *pattern)
     }
 }
 
+void vdpa_assert_one_error(VdpaTest *t)
+{
+    g_auto(GStrv) lines = vdpa_soft_error_lines(t->soft);
+    unsigned count = g_strv_length(lines) - t->errors;
+
+    if (count != 1) {
+        g_autofree char *text = g_strjoinv("\n", lines + t->errors);
+
+        vdpa_soft_fail("QEMU complains %u times:\n%s", count, text);
+    }
+}
+
 bool vdpa_has_error(VdpaTest *t)
 {
     g_auto(GStrv) lines = vdpa_soft_error_lines(t->soft);

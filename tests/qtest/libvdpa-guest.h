@@ -131,6 +131,9 @@ void vdpa_end(VdpaTest *t);
 /** vdpa_take_error() - see that one of QEMU's new complaints is this one */
 void vdpa_take_error(VdpaTest *t, const char *pattern);
 
+/** vdpa_assert_one_error() - there is just one complaint that nobody took */
+void vdpa_assert_one_error(VdpaTest *t);
+
 /** vdpa_has_error() - whether there is a complaint that nobody took */
 bool vdpa_has_error(VdpaTest *t);
 

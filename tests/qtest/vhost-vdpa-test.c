@@ -381,6 +381,14 @@ static void batch_take(VdpaNic *nic, Batch *b, QVirtQueue *vq, bool received)
     qvirtqueue_reset_pool(vq);
 }
 
+static void set_mac(VdpaNic *nic)
+{
+    g_assert_cmpuint(vdpa_nic_control(nic, VIRTIO_NET_CTRL_MAC,
+                                      VIRTIO_NET_CTRL_MAC_ADDR_SET,
+                                      "\x52\x54\0\1\2\3", 6), ==,
+                     VIRTIO_NET_OK);
+}
+
 /* What waits in the rings while the guest stands still happens afterwards */
 static void test_stop_pending(const void *opaque)
 {
@@ -412,25 +420,52 @@ static void test_stop_pending(const void *opaque)
     vdpa_nic_check_data(nic, 3);
     if (vdpa_nic_has(nic, VIRTIO_NET_F_CTRL_MAC_ADDR)) {
         /* Some devices forget this queue when they are suspended */
-        g_assert_cmpuint(vdpa_nic_control(nic, VIRTIO_NET_CTRL_MAC,
-                                          VIRTIO_NET_CTRL_MAC_ADDR_SET,
-                                          "\x52\x54\0\1\2\3", 6), ==,
-                         VIRTIO_NET_OK);
+        set_mac(nic);
     }
     vdpa_nic_free(nic);
     vdpa_end(t);
 }
 
-/* A device that can only begin at index 0 cannot go on elsewhere */
+/* What was set through the control queue is lost: once, QEMU says so */
+static void test_stop_loses_control(void)
+{
+    VdpaTest *t = vdpa_start("--resume off");
+    VdpaNic *nic = vdpa_start_nic(t, 0);
+
+    vdpa_nic_check_data(nic, 1);
+    vdpa_stop_guest(t);
+    vdpa_continue_guest(t);
+    vdpa_nic_check_data(nic, 3);
+    vdpa_assert_no_error(t);
+    set_mac(nic);
+    vdpa_stop_guest(t);
+    vdpa_continue_guest(t);
+    vdpa_nic_check_data(nic, 5);
+    vdpa_take_error(t, "warning: vhost-vdpa device '" VDPA_NODE
+                    "': it cannot be resumed, so what the guest set through "
+                    "the control queue .* is lost");
+    vdpa_stop_guest(t);
+    vdpa_continue_guest(t);
+    vdpa_nic_check_data(nic, 7);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/*
+ * A device that can only begin at index 0 cannot go on elsewhere.  That its
+ * settings are lost as well is nothing to tell: the driver begins anew.
+ */
 static void test_stop_only_from_start(void)
 {
     VdpaTest *t = vdpa_start("--like vp_vdpa --map any");
     VdpaNic *nic = vdpa_start_nic(t, 0);
 
     vdpa_nic_check_data(nic, 1);
+    set_mac(nic);
     vdpa_stop_guest(t);
     vdpa_continue_guest(t);
     vdpa_nic_wait_needs_reset(nic);
+    vdpa_assert_one_error(t);
     vdpa_take_error(t, "'" VDPA_NODE
                     "'.*SET_VRING_BASE.*only start rings from the beginning");
     vdpa_nic_check_recovery(nic);
@@ -2798,6 +2833,7 @@ static void add_tests(void)
                         test_stop_pending);
     qtest_add_data_func("vhost-vdpa/stop/like-mlx5", "--like mlx5 --map any",
                         test_stop_pending);
+    qtest_add_func("vhost-vdpa/stop/loses-control", test_stop_loses_control);
     qtest_add_func("vhost-vdpa/stop/like-vp-vdpa", test_stop_only_from_start);
     qtest_add_func("vhost-vdpa/stop/set-link", test_set_link);
     qtest_add_func("vhost-vdpa/stop/device-needs-reset",

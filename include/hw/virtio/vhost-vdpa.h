@@ -73,7 +73,8 @@ struct VhostVDPAShared {
     bool reset_failed;          /* to be tried again before the next use */
     bool start_pending;         /* runs as soon as it has all memory */
     bool warned_ring;           /* of rings larger than @max_ring */
-    bool warned_control;        /* of settings lost */
+    bool control_lost;          /* unless the start that follows fails */
+    bool warned_control;        /* of that */
     uint32_t device_id;
     uint32_t num_vqs;           /* UINT32_MAX: the kernel cannot tell */
     uint32_t num_groups;
