@@ -334,7 +334,7 @@ def snapshot(folder):
 
 
 def check(tree):
-    """Apply the series to a pristine copy, compare with a grafted copy"""
+    """Apply the series to a pristine copy, compare with the copy grafted"""
     identity = ('Tester', 'tester@localhost')
     with tempfile.TemporaryDirectory(dir=os.path.dirname(
             os.path.abspath(tree))) as folder:
@@ -352,10 +352,11 @@ def check(tree):
             raise graft.GraftError(f'{len(series)} patches gave '
                                    f'{len(subjects)} commits')
 
-        grafted = os.path.join(folder, 'grafted')
-        copy_pristine(tree, grafted)
-        graft.graft(grafted, patches=True)
-        left, right = snapshot(applied), snapshot(grafted)
+        # Back to the pristine files: a second copy takes longer than all else
+        left = snapshot(applied)
+        git('checkout', '--quiet', 'pristine')
+        graft.graft(applied, patches=True)
+        right = snapshot(applied)
         if left != right:
             different = sorted(path for path in left.keys() | right.keys()
                                if left.get(path) != right.get(path))
