@@ -337,15 +337,17 @@ static void owner(void)
     vdpa_get_vring_base(0, NULL);
 }
 
+/* One byte; a kernel without the calls takes four, a virtqueue's index */
 static void fork_from(uint8_t value)
 {
+    uint8_t arg[4] = { value };
     char text[64];
 
     snprintf(text, sizeof(text), "SET_FORK_FROM_OWNER %u", value);
-    call(text, VS_SET_FORK_FROM_OWNER, &value);
-    value = 0x5a;
-    if (call("GET_FORK_FROM_OWNER", VS_GET_FORK_FROM_OWNER, &value) == 0) {
-        say("value=%u", value);
+    call(text, VS_SET_FORK_FROM_OWNER, arg);
+    arg[0] = 0x5a;
+    if (call("GET_FORK_FROM_OWNER", VS_GET_FORK_FROM_OWNER, arg) == 0) {
+        say("value=%u", arg[0]);
     }
 }
 
@@ -1316,10 +1318,11 @@ static void reset(void)
 {
     uint8_t *page = mem_shared("page", 1);
     int event = event_new("event");
-    uint8_t value = 1;
+    /* one byte, see fork_from() */
+    uint8_t value[4] = { 1 };
 
     node_open(O_RDWR);
-    call("SET_FORK_FROM_OWNER 1", VS_SET_FORK_FROM_OWNER, &value);
+    call("SET_FORK_FROM_OWNER 1", VS_SET_FORK_FROM_OWNER, value);
     vdpa_set_owner();
     vdpa_set_backend_features(BACKEND(IOTLB_ASID) | BACKEND(IOTLB_BATCH) |
                               BACKEND(IOTLB_MSG_V2));
@@ -1342,8 +1345,8 @@ static void reset(void)
     vdpa_get_vring_base(0, NULL);
     vdpa_get_vring_busyloop(0, NULL);
     vdpa_get_vring_size(0, NULL);
-    if (call("GET_FORK_FROM_OWNER", VS_GET_FORK_FROM_OWNER, &value) == 0) {
-        say("value=%u", value);
+    if (call("GET_FORK_FROM_OWNER", VS_GET_FORK_FROM_OWNER, value) == 0) {
+        say("value=%u", value[0]);
     }
     vdpa_set_owner();
     /* the batch is open, the messages' address spaces are known */
