@@ -17,8 +17,11 @@ import re
 import shlex
 import socket
 import subprocess
+import sys
+import termios
 import threading
 import time
+import tty
 
 from guest import mkinitramfs, vm
 
@@ -51,34 +54,32 @@ class Setup(vm.Setup):
     version: of the kernel, one of KERNELS
     programs: paths of further programs that the machine is to have; relative
         ones are QEMU's, where it was built
+    name: of the run, whose logs are apart from those of others
     """
 
-    def __init__(self, version='6.12', programs=(), environment=os.environ):
+    def __init__(self, version='6.12', programs=(), name='lab',
+                 environment=os.environ):
         self.version = version
         self.programs = list(programs)
+        self.name = name
         super().__init__({**environment, 'IOMMU': ''})
 
     def _prepare(self, cache):
         self.logs = os.path.join(os.path.dirname(self.logs),
-                                 f'kernel-{self.version}')
+                                 f'kernel-{self.version}', self.name)
         os.makedirs(self.logs, exist_ok=True)
         self.kernel = os.path.join(cache, 'kernel', self.version, 'bzImage')
-        if not os.path.exists(self.kernel):
-            command = [os.path.join(vm.TOP, 'scripts/kernel/build'),
-                       self.version]
-            if subprocess.run(command, stdout=vm.REPORT,
-                              check=False).returncode:
-                raise vm.GuestError('the kernel could not be built')
+        command = [os.path.join(vm.TOP, 'scripts/kernel/build'), self.version]
+        if subprocess.run(command, stdout=vm.REPORT, check=False).returncode:
+            raise vm.GuestError('the kernel could not be built')
         tools = [f'{self._compile(name)}=/usr/sbin/{name}' for name in TOOLS]
         guest = self.initramfs('guest.initramfs', files=tools)
         firmware = [f'{self._firmware(name)}=/firmware/{name}'
                     for name in FIRMWARE]
         programs = [os.path.join(os.path.dirname(self.qemu), program)
                     for program in self.programs]
-        # Machines that differ in this may be started at the same time
         self.initrd = self.initramfs(
-            '-'.join(['machine', *map(os.path.basename, programs)]) +
-            '.initramfs', (), [self.qemu, 'vdpa', *programs],
+            'machine.initramfs', (), [self.qemu, 'vdpa', *programs],
             [f'{guest}=/guest.initramfs', f'{self.kernel}=/guest.kernel',
              *tools, *firmware])
         # KVM may work here and still not within
@@ -185,6 +186,14 @@ class Machine(vm.Guest):
                               'mgmtdev', management, *options]))
         return self.node(name)
 
+    def add_vp_vdpa(self, name, address):
+        """Have vp_vdpa drive a NIC of the machine: the path of its node"""
+        folder = f'/sys/bus/pci/devices/{address}'
+        self.check(f'echo {address} >{folder}/driver/unbind && '
+                   f'echo vp-vdpa >{folder}/driver_override && '
+                   f'echo {address} >/sys/bus/pci/drivers_probe')
+        return self.add_vdpa(name, f'pci/{address}')
+
     def node(self, name):
         """The path of a vDPA device's node"""
         folder = f'/sys/bus/vdpa/devices/{name}'
@@ -231,10 +240,11 @@ class Guest(vm.Machine):
     shared: whether its memory is, as every device needs that is not hardware
     append: what its kernel is told
     memlock: kilobytes of it that may be locked
+    terminal: whether its console is to be used by attach()
     """
 
     def __init__(self, machine, name, arguments, memory=GUEST_MEMORY,
-                 shared=True, append='', memlock='unlimited'):
+                 shared=True, append='', memlock='unlimited', terminal=False):
         self.machine = machine
         self.console = os.path.join(machine.setup.logs,
                                     f'{machine.name}-{name}.console')
@@ -253,7 +263,8 @@ class Guest(vm.Machine):
             '-m', f'{memory}M,slots=4,maxmem=2G',
             '-kernel', '/guest.kernel', '-initrd', '/guest.initramfs',
             '-append', f'console=ttyS0 panic=-1 {COMMAND_LINE} {append}',
-            '-chardev', console.chardev('console'),
+            '-chardev', console.chardev('console') + (
+                ',mux=on' if terminal else ''),
             '-serial', 'chardev:console',
             # A serial port takes the emulated machine long for each byte
             '-chardev', agent.chardev('agent'),
@@ -264,6 +275,8 @@ class Guest(vm.Machine):
             # Unlike the root bus, a port takes and gives back its card
             '-device', 'pcie-root-port,id=port0',
             *arguments]
+        if terminal:
+            command += ['-mon', 'chardev=console,mode=readline']
         self.process = name
         self.heard = 0
         self.pid = machine.start(name, command, memlock)
@@ -275,6 +288,7 @@ class Guest(vm.Machine):
                 listener.close()
         super().__init__(name, *channels[1:])
         self.log = channels[0]
+        self.attached = False
         self.logger = threading.Thread(target=self._log, daemon=True)
         self.logger.start()
 
@@ -305,6 +319,36 @@ class Guest(vm.Machine):
                     return
                 file.write(data)
                 file.flush()
+                if self.attached:
+                    sys.stdout.buffer.write(data)
+                    sys.stdout.buffer.flush()
+
+    def attach(self):
+        """Have this terminal be the guest's console until QEMU ends"""
+        settings = None
+        if sys.stdin.isatty():
+            settings = termios.tcgetattr(sys.stdin)
+            tty.setraw(sys.stdin)
+        self.attached = True
+        try:
+            keys = threading.Thread(target=self._keys, daemon=True)
+            keys.start()
+            self.logger.join()
+        finally:
+            self.attached = False
+            if settings:
+                termios.tcsetattr(sys.stdin, termios.TCSANOW, settings)
+
+    def _keys(self):
+        """Send what is typed to the console"""
+        while True:
+            try:
+                data = os.read(sys.stdin.fileno(), 4096)
+                if not data:
+                    return
+                self.log.sock.sendall(data)
+            except OSError:
+                return
 
     def __enter__(self):
         return self

@@ -642,6 +642,9 @@ class Guest(Machine):
             raise self._explain(GuestError(
                 f'QEMU ended with status {status}'))
 
+    def attach(self):
+        """The terminal is the guest's console already"""
+
     def power_off(self, seconds=60):
         self.tell('poweroff -f')
         self.wait(seconds)
