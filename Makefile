@@ -6,10 +6,13 @@
 
 ## make run              boot a Linux guest on the backend and move data
 ##                       INTERACTIVE=1 leaves a shell in the guest;
-##                       VHOSTDEV=/dev/vhost-vdpa-0 uses a real device
+##                       VHOSTDEV=/dev/vhost-vdpa-0 uses a real device;
+##                       WHERE=kernel-lab a real kernel's, in an emulated
+##                       machine
 ## make check            run all tests; ends with the totals
 ##                       ONLY=PATTERN runs the tests whose name matches,
 ##                       V=1 shows each test
+## make check-kernel     of these, run those on real kernels, which it compiles
 ## make bench-iotlb      measure what the device is told about memory, beside
 ##                       QEMU's own backend, which it compiles, too; RUNS=N
 ##                       is how often, see bench/iotlb --help for more
@@ -33,12 +36,12 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-export QEMU_SRC DEBUG JOBS FORCE NO_PACKAGES V ONLY VHOSTDEV INTERACTIVE
+export QEMU_SRC DEBUG JOBS FORCE NO_PACKAGES V ONLY VHOSTDEV INTERACTIVE WHERE
 
 GRAFT := /usr/bin/python3 -B scripts/graft.py
 
-.PHONY: help build run check bench-iotlb graft ungraft patches check-patches
-.PHONY: clean distclean
+.PHONY: help build run check check-kernel bench-iotlb graft ungraft patches
+.PHONY: check-patches clean distclean
 
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
@@ -51,6 +54,9 @@ run:
 
 check:
 	@scripts/check
+
+check-kernel:
+	@ONLY='kernel-*' scripts/check
 
 bench-iotlb:
 	@/usr/bin/python3 -B bench/iotlb $(if $(RUNS),--runs $(RUNS))

@@ -62,6 +62,13 @@ GUEST_IOMMUS = {
     'virtio-strict': ['upload', 'mappings'],
 }
 
+# Versions of the kernel whose own vhost-vDPA is tested; the kinds of device
+# for scripts/kernel-tests, and the modes for scripts/conformance-tests
+KERNELS = {
+    '6.12': (['net', 'net-pa', 'net-single', 'blk', 'vp-doorbells'], []),
+    '6.1': (['net', 'net-single', 'blk', 'vp'], []),
+}
+
 # Deadlines are QEMU's, and longer: other work may share the machine
 DEADLINE_FACTOR = 3
 DEADLINE = 300
@@ -414,6 +421,12 @@ def clang_job(path, objects, build, log):
     return Job(f'clang/{path}', ['/bin/sh', '-c', script], build)
 
 
+def script_job(name, *arguments, **options):
+    """A Job that runs a script of ours"""
+    return Job(name, ['/usr/bin/python3', '-B', *arguments],
+               graft.REPOSITORY, **options)
+
+
 def make_jobs(build, logs, wanted):
     """All that "make check" runs, of which @wanted() says which to make"""
     tree = os.path.dirname(build)
@@ -422,8 +435,7 @@ def make_jobs(build, logs, wanted):
 
     def script(name, *arguments, **options):
         if wanted(name):
-            jobs.append(Job(name, ['/usr/bin/python3', '-B', *arguments],
-                            graft.REPOSITORY, **options))
+            jobs.append(script_job(name, *arguments, **options))
 
     own = own_meson_tests(tests)
     for name in filter(wanted, own + QEMU_TESTS):
@@ -465,6 +477,8 @@ def make_jobs(build, logs, wanted):
         script(f'guest-{mode}', 'scripts/guest-tests', '--iommu', mode, *names,
                tap=True, deadline=900)
     script('make-run', 'scripts/run-guest', deadline=600)
+    jobs += [job for some in kernel_jobs().values() for job in some
+             if wanted(job.name)]
     script('bench-iotlb', 'bench/iotlb', '--check', tap=True)
     script('check', 'scripts/test-check.py', tap=True)
     script('graft', 'scripts/test-graft.py', tree, tap=True)
@@ -477,6 +491,25 @@ def make_jobs(build, logs, wanted):
     for path in style_files():
         if wanted(f'checkpatch/{path}'):
             jobs.append(style_job(path, checkpatch, logs))
+    return jobs
+
+
+def kernel_jobs():
+    """{version: [the Jobs that need that kernel]}"""
+    jobs = {}
+    for version, (kinds, modes) in KERNELS.items():
+        arguments = ['--kernel', version]
+        jobs[version] = [
+            script_job(f'kernel-{version}/{kind}', 'scripts/kernel-tests',
+                       *arguments, kind, tap=True) for kind in kinds]
+        jobs[version] += [
+            script_job(f'kernel-{version}/conformance-{mode}',
+                       'scripts/conformance-tests', *arguments, mode, tap=True)
+            for mode in modes]
+    version = next(iter(KERNELS))
+    jobs[version].append(script_job(
+        f'kernel-{version}/make-run', 'scripts/run-guest',
+        env={'WHERE': 'kernel-lab'}))
     return jobs
 
 
@@ -576,6 +609,8 @@ def main():
                              'of that kind (clang, asan) is needed as well')
     parser.add_argument('--list-targets', metavar='KIND',
                         help='only print what to compile in such a build')
+    parser.add_argument('--list-kernels', action='store_true',
+                        help='only print which versions are needed')
     parser.add_argument('--logs', help='where logs go')
     parser.add_argument('--parallel', type=int, default=os.cpu_count(),
                         help='how many processors to keep busy')
@@ -591,6 +626,10 @@ def main():
     args.build = os.path.abspath(args.build)
     if args.needs:
         sys.exit(0 if needed(args.needs, args.build, wanted) else 1)
+    if args.list_kernels:
+        print('\n'.join(version for version, jobs in kernel_jobs().items()
+                        if any(wanted(job.name) for job in jobs)))
+        return
     if args.list_targets:
         print('\n'.join(list_targets(args.list_targets, args.build, wanted)))
         return
