@@ -193,13 +193,18 @@ static int mmap_check(VsNode *n, size_t length, int prot, int flags,
 {
     const size_t size = vs_page_size();
     uint64_t vq = offset / size;
+    bool shared = (flags & MAP_TYPE) != MAP_PRIVATE;
 
-    if (n->accmode != O_RDWR) {
+    if (length == 0 || offset % size) {
+        return -EINVAL;
+    }
+    if (n->accmode == O_WRONLY ||
+        (n->accmode == O_RDONLY && shared && prot & PROT_WRITE)) {
         return -EACCES;
     }
-    if (length == 0 || (length + size - 1) / size != 1 ||
-        (flags & MAP_TYPE) == MAP_PRIVATE || prot & PROT_READ ||
-        offset % size) {
+    /* what may not be written is not shared, as far as a driver sees it */
+    if ((length + size - 1) / size != 1 || !shared || prot & PROT_READ ||
+        n->accmode == O_RDONLY) {
         return -EINVAL;
     }
     if (!n->cfg->doorbell) {

@@ -303,19 +303,33 @@ static void case_accmode(void)
     g_assert_works(ioctl(node, VHOST_GET_FEATURES, &features));
     g_assert_works(ioctl(node, VHOST_SET_OWNER));
     g_assert_fails(map(0, PAGE, shared(PAGE)), EBADF);
+    g_assert_true(mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, node, 0) ==
+                  MAP_FAILED);
+    g_assert_cmpint(errno, ==, EACCES);
+    g_assert_true(mmap(NULL, PAGE, PROT_NONE, MAP_SHARED, node, 0) ==
+                  MAP_FAILED);
+    g_assert_cmpint(errno, ==, EINVAL);
     close(node);
     node = open(PATH, O_WRONLY | O_NONBLOCK);
     g_assert_works(node);
     g_assert_true(fcntl(node, F_GETFL) & O_NONBLOCK);
     g_assert_fails(read(node, &features, 8), EBADF);
+    g_assert_true(mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, node, 0) ==
+                  MAP_FAILED);
+    g_assert_cmpint(errno, ==, EACCES);
+    g_assert_true(mmap(NULL, 0, PROT_WRITE, MAP_SHARED, node, 0) ==
+                  MAP_FAILED);
+    g_assert_cmpint(errno, ==, EINVAL);
 }
 
-static int pass_fd(int fd)
+typedef union Control {
+    struct cmsghdr align;
+    char buf[CMSG_SPACE(sizeof(int))];
+} Control;
+
+static void send_fd(int to, int fd)
 {
-    union {
-        struct cmsghdr align;
-        char buf[CMSG_SPACE(sizeof(int))];
-    } u = { 0 };
+    Control u = { 0 };
     char byte = 0;
     struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
     struct msghdr msg = {
@@ -325,17 +339,40 @@ static int pass_fd(int fd)
         .msg_controllen = sizeof(u.buf),
     };
     struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-    int sv[2];
 
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
     c->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(c), &fd, sizeof(int));
-    g_assert_works(socketpair(AF_UNIX, SOCK_STREAM, 0, sv));
-    g_assert_works(sendmsg(sv[0], &msg, 0));
-    close(fd);
-    g_assert_works(recvmsg(sv[1], &msg, 0));
+    g_assert_works(sendmsg(to, &msg, 0));
+}
+
+static int take_fd(int from)
+{
+    Control u = { 0 };
+    char byte;
+    struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+    struct msghdr msg = {
+        .msg_iov = &iov,
+        .msg_iovlen = 1,
+        .msg_control = u.buf,
+        .msg_controllen = sizeof(u.buf),
+    };
+    int fd;
+
+    g_assert_cmpint(recvmsg(from, &msg, 0), ==, 1);
     memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(int));
+    return fd;
+}
+
+static int pass_fd(int fd)
+{
+    int sv[2];
+
+    g_assert_works(socketpair(AF_UNIX, SOCK_STREAM, 0, sv));
+    send_fd(sv[0], fd);
+    close(fd);
+    fd = take_fd(sv[1]);
     close(sv[0]);
     close(sv[1]);
     return fd;
