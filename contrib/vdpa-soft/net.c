@@ -144,6 +144,7 @@ struct VsNet {
 
     pthread_t thread;
     int wake_fd;
+    GArray *fds;            /* struct pollfd; the worker's */
     atomic_bool woken;
     atomic_bool stop;
 
@@ -1464,7 +1465,7 @@ static bool pass(VsNet *net)
 static void *worker(void *opaque)
 {
     VsNet *net = opaque;
-    GArray *fds = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
+    GArray *fds = net->fds;
     const VsWireOps *wire = net->wire->ops;
     bool more = false;
 
@@ -1506,7 +1507,6 @@ static void *worker(void *opaque)
         more = pass(net);
         vs_net_unlock(net);
     }
-    g_array_free(fds, TRUE);
     return NULL;
 }
 
@@ -1515,6 +1515,11 @@ static bool start_worker(VsNet *net)
     sigset_t all, old;
     int ret;
 
+    /*
+     * Made here: a program that forks after it opened the node must not
+     * find the allocator locked by a thread that it does not know of.
+     */
+    net->fds = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
     /*
      * The program's signals are its own threads' business, except those
      * that memory accesses of this thread raise.
@@ -1686,6 +1691,9 @@ void vs_net_free(VsNet *net)
 
         net->pool = q->next;
         g_free(q);
+    }
+    if (net->fds) {
+        g_array_free(net->fds, TRUE);
     }
     g_free(net->vqs);
     g_free(net->chains);
