@@ -484,6 +484,8 @@ static void fork_owns(void)
     vdpa_get_status(NULL);
     give_turn();
     end_child(pid);
+    left_out("IOTLB_UPDATE by an owner that did not open the node",
+             "a device in user space cannot reach its memory");
     /* the owner is gone, but nobody else becomes it */
     vdpa_set_owner();
     as_owner();
@@ -590,16 +592,17 @@ static void fork_opens(void)
  * The owner ends, the one it forked goes on.
  */
 
-static int orphan_in;
+static int gone[2];
 
 static void orphan(void)
 {
     char c;
 
     say_as("orphan: ");
-    /* until the owner is gone, which has the other end */
-    if (read(orphan_in, &c, 1) != 0) {
-        die("the owner is not gone");
+    close(gone[1]);
+    /* until the others are gone, or have closed the node */
+    if (read(gone[0], &c, 1) != 0) {
+        die("nobody wrote this");
     }
     vdpa_get_status(NULL);
     vdpa_set_owner();
@@ -615,22 +618,16 @@ static void orphan(void)
 
 static void owner_that_ends(void)
 {
-    int gone[2];
     pid_t pid;
 
-    node_open_owned();
+    vdpa_set_owner();
     vdpa_set_status(S_ACKNOWLEDGE);
     vdpa_set_vring_base(0, 5);
-    if (pipe2(gone, O_CLOEXEC) < 0) {
-        die("cannot make a pipe: %s", strerror(errno));
-    }
     pid = fork();
     if (pid < 0) {
         die("cannot fork: %s", strerror(errno));
     }
     if (pid == 0) {
-        close(gone[1]);
-        orphan_in = gone[0];
         orphan();
         exit(0);
     }
@@ -642,10 +639,17 @@ static void owner_ends(void)
     int done[2];
     char c;
 
-    if (pipe2(done, O_CLOEXEC) < 0) {
+    left_out("the end of the process that opened the node",
+             "a device in user space ends with it");
+    if (pipe2(done, O_CLOEXEC) < 0 || pipe2(gone, O_CLOEXEC) < 0) {
         die("cannot make a pipe: %s", strerror(errno));
     }
+    node_open(O_RDWR);
     run_child(owner_that_ends);
+    vdpa_set_owner();
+    node_close();
+    close(gone[0]);
+    close(gone[1]);
     close(done[1]);
     /* until the orphan is gone as well */
     if (read(done[0], &c, 1) != 0) {
@@ -662,10 +666,11 @@ static void owner_ends(void)
 
 static void exec_keep(void)
 {
-    node_open_owned();
+    vdpa_set_owner();
     vdpa_set_backend_features(BACKEND(IOTLB_MSG_V2));
     vdpa_set_status(S_ACKNOWLEDGE);
     vdpa_set_vring_base(0, 5);
+    as_owner();
     keep_over_exec(node);
     again("keep", node);
 }
@@ -679,17 +684,23 @@ static void exec_kept(void)
     not_owner();
     again_open("with the node in hand");
     node_close();
-    node_open_owned();
-    vdpa_get_status(NULL);
-    as_owner();
+    node_open(O_RDWR);
 }
 
 /* The owner executes another program, which has the node. */
 static void exec_of_owner(void)
 {
+    left_out("execution by the process that opened the node",
+             "a device in user space ends with it");
+    node_open(O_RDWR);
     run_child(exec_keep);
+    vdpa_get_status(NULL);
+    vdpa_set_owner();
+    as_owner();
+    node_close();
     node_open_owned();
     vdpa_get_status(NULL);
+    as_owner();
 }
 
 /* Closed by the execution, which so resets the device. */
