@@ -223,19 +223,18 @@ int vs_node_mmap(VsNode *n, int fd, void *addr, size_t length, int prot,
                  int flags, off_t offset, void **result)
 {
     char args[96];
-    int ret;
+    int ret = vs_node_served(n, fd);
 
-    if (n->foreign) {
-        /* a page could be had, but the device would not see it */
-        ret = mmap_check(n, length, prot, flags, offset);
+    if (ret <= 0) {
+        if (ret == 0) {
+            /* a page could be had, but the device would not see it */
+            ret = mmap_check(n, length, prot, flags, offset);
+        }
         return ret < 0 ? ret : -VS_ENOTSUPP;
     }
     pthread_mutex_lock(&n->call_lock);
-    ret = vs_node_attach(n);
-    if (ret == 0) {
-        ret = -vs_call_injected(n, "MMAP");
-        vs_call_delay(n, "MMAP");
-    }
+    ret = -vs_call_injected(n, "MMAP");
+    vs_call_delay(n, "MMAP");
     if (ret == 0) {
         vs_node_lock(n);
         ret = mmap_check(n, length, prot, flags, offset);

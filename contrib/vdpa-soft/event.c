@@ -10,6 +10,10 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -18,11 +22,12 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "node-int.h"
 
-/* What an event is about: a hang-up of some node, or a virtqueue's kick */
-#define VS_KEY_HANGUP UINT64_MAX
+/* What an event is about: a socket of some node, or a virtqueue's kick */
+#define VS_KEY_SOCKET UINT64_MAX
 #define KEY(node, vq, gen) \
     ((uint64_t)(gen) << 32 | (uint64_t)(node) << 16 | (vq))
 
@@ -52,13 +57,13 @@ static void on_kick(uint64_t key)
 }
 
 /*
- * Returns: whether somebody hung up.  Unlike a kick that is reported until it
- * is dealt with, which can only be done without any lock.
+ * Returns: whether some socket is to be looked at.  Unlike a kick that is
+ * reported until it is dealt with, which can only be done without any lock.
  */
 static bool take_events(int epoll)
 {
     struct epoll_event event[64];
-    bool hangup = false, kick;
+    bool socket = false, kick;
     int i, count;
 
     pthread_mutex_lock(&take_lock);
@@ -66,8 +71,8 @@ static bool take_events(int epoll)
         kick = false;
         count = epoll_wait(epoll, event, G_N_ELEMENTS(event), 0);
         for (i = 0; i < count; i++) {
-            if (event[i].data.u64 == VS_KEY_HANGUP) {
-                hangup = true;
+            if (event[i].data.u64 == VS_KEY_SOCKET) {
+                socket = true;
             } else {
                 kick = true;
                 on_kick(event[i].data.u64);
@@ -75,7 +80,7 @@ static bool take_events(int epoll)
         }
     } while (kick && count == G_N_ELEMENTS(event));
     pthread_mutex_unlock(&take_lock);
-    return hangup;
+    return socket;
 }
 
 static void *event_thread(void *opaque)
@@ -87,6 +92,7 @@ static void *event_thread(void *opaque)
         if (poll(&p, 1, -1) == 1 && take_events(p.fd)) {
             for (i = 0; i < vs_nodes_count(); i++) {
                 vs_node_check_close(vs_node_get(i));
+                vs_remote_accept(vs_node_get(i));
             }
         }
     }
@@ -130,11 +136,11 @@ void vs_events_fork(void)
     event_epoll = -1;
 }
 
-int vs_events_watch_hangup(int fd)
+int vs_events_watch(int fd)
 {
     struct epoll_event event = {
-        .events = EPOLLHUP,
-        .data.u64 = VS_KEY_HANGUP,
+        .events = EPOLLIN | EPOLLHUP,
+        .data.u64 = VS_KEY_SOCKET,
     };
 
     return epoll_ctl(event_epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno
@@ -151,7 +157,7 @@ void vs_events_forget(int *fd)
     }
 }
 
-int vs_eventfd_get(int fd, int *copy)
+int vs_eventfd_get(const VsCaller *who, int fd, int *copy)
 {
     char path[48], target[48];
     struct stat st;
@@ -162,29 +168,22 @@ int vs_eventfd_get(int fd, int *copy)
     if (fd == -1) {
         return 0;
     }
-    if (vs_node_by_fd(fd)) {
-        /* not even to be duplicated: closing the copy is a call on the node */
-        return -EINVAL;
-    }
-    own = fcntl(fd, F_DUPFD_CLOEXEC, 512);
-    if (own < 0 && errno != EBADF) {
-        /* the limit may be below the numbers we like */
-        own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    }
+    own = vs_caller_descriptor(who, fd);
     if (own < 0) {
-        return -errno;
+        return own;
     }
     snprintf(path, sizeof(path), "/proc/self/fd/%d", own);
     len = readlink(path, target, sizeof(target) - 1);
     if (len >= 0) {
         target[len] = 0;
         if (!strstr(target, "[eventfd")) {
-            close(own);
+            /* it may be a node's, on which close() is a call */
+            syscall(SYS_close, own);
             return -EINVAL;
         }
     } else if (fstat(own, &st) == 0 && (st.st_mode & S_IFMT) != 0) {
         /* no /proc; an eventfd at least has no file type */
-        close(own);
+        syscall(SYS_close, own);
         return -EINVAL;
     }
     *copy = own;

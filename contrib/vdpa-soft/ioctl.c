@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 #include "compat.h"
-#include "guard.h"
 #include "json.h"
 #include "node-int.h"
 #include "transcript.h"
@@ -104,6 +103,7 @@ typedef union ArgData {
 /*
  * One call under way.
  *
+ * @who: made it
  * @name: as in the transcript
  * @user: the client's argument
  * @data: its fixed part, read before the call if @in_ok
@@ -112,6 +112,7 @@ typedef union ArgData {
  * @why: a cause the kernel would not have told; g_malloc'd
  */
 typedef struct Call {
+    const VsCaller *who;
     const char *name;
     char name_buf[32];
     uint32_t cmd;
@@ -210,7 +211,7 @@ static void call_args_json(const Call *c, bool with_out, GString *s)
 
 static int copy_out(Call *c, size_t size)
 {
-    return vs_guard_to_user(c->user, &c->data, size) ? 0 : -EFAULT;
+    return vs_caller_store(c->who, c->user, &c->data, size) ? 0 : -EFAULT;
 }
 
 static int ioctl_set_backend_features(VsNode *n, Call *c)
@@ -363,7 +364,7 @@ static int ioctl_config(VsNode *n, Call *c, bool write)
     /* bytes the network device does not have read as zero */
     part = off < real ? MIN(len, real - off) : 0;
     if (write) {
-        if (!vs_guard_from_user(c->bytes->data, user, len)) {
+        if (!vs_caller_load(c->who, c->bytes->data, user, len)) {
             return -EFAULT;
         }
         if (part && n->cfg->config_writable) {
@@ -374,7 +375,7 @@ static int ioctl_config(VsNode *n, Call *c, bool write)
     if (part) {
         vs_net_config_read(n->net, off, c->bytes->data, part);
     }
-    return vs_guard_to_user(user, c->bytes->data, len) ? 0 : -EFAULT;
+    return vs_caller_store(c->who, user, c->bytes->data, len) ? 0 : -EFAULT;
 }
 
 static int ioctl_set_config_call(VsNode *n, Call *c)
@@ -384,7 +385,7 @@ static int ioctl_set_config_call(VsNode *n, Call *c)
     if (!c->in_ok) {
         return -EFAULT;
     }
-    ret = vs_eventfd_get(c->data.fd, &fd);
+    ret = vs_eventfd_get(c->who, c->data.fd, &fd);
     /* a bad descriptor still drops the good one */
     vs_close_fd(&n->config_fd);
     n->config_installed = false;
@@ -441,8 +442,8 @@ static int ioctl_mem_table(Call *c)
     }
     size = c->data.mem.nregions * sizeof(*region);
     region = g_malloc(size);
-    return vs_guard_from_user(region, (char *)c->user + 8, size) ? 0
-                                                                 : -EFAULT;
+    return vs_caller_load(c->who, region, (char *)c->user + 8, size) ? 0
+                                                                     : -EFAULT;
 }
 
 /* Those that need no owner.  Returns 1 if the command is another kind. */
@@ -511,13 +512,13 @@ static int ioctl_common(VsNode *n, Call *c)
 {
     switch (c->cmd) {
     case VHOST_SET_OWNER:
-        if (n->owned) {
+        if (n->owner) {
             return -EBUSY;
         }
-        n->owned = true;
+        n->owner = c->who->id;
         return 0;
     case VS_SET_FORK_FROM_OWNER:
-        if (n->owned) {
+        if (n->owner) {
             return -EBUSY;
         }
         if (!c->in_ok) {
@@ -532,7 +533,7 @@ static int ioctl_common(VsNode *n, Call *c)
         c->data.u8 = n->fork_owner;
         return copy_out(c, 1);
     }
-    if (!n->owned) {
+    if (n->owner != c->who->id) {
         return -EPERM;
     }
     return c->cmd == VHOST_SET_MEM_TABLE ? ioctl_mem_table(c) : 1;
@@ -609,7 +610,7 @@ static int vring_get_base(VsNode *n, unsigned i, Call *c)
 static int vring_set_file(VsNode *n, unsigned i, Call *c)
 {
     VsVq *vq = &n->vq[i];
-    int fd, ret = vs_eventfd_get(c->data.file.fd, &fd);
+    int fd, ret = vs_eventfd_get(c->who, c->data.file.fd, &fd);
 
     if (ret < 0) {
         return ret;
@@ -675,7 +676,7 @@ static int ioctl_vring(VsNode *n, Call *c)
     }
     if (c->in_ok && c->info && arg_size(c->info->arg) >= 4) {
         i = state->index;
-    } else if (!vs_guard_from_user(&i, c->user, sizeof(i))) {
+    } else if (!vs_caller_load(c->who, &i, c->user, sizeof(i))) {
         return -EFAULT;
     }
     if (i >= limit) {
@@ -749,11 +750,12 @@ static int ioctl_vring(VsNode *n, Call *c)
     }
 }
 
-static void call_begin(Call *c, uint32_t cmd, void *user)
+static void call_begin(Call *c, const VsCaller *who, uint32_t cmd, void *user)
 {
     size_t i;
 
     memset(c, 0, sizeof(*c));
+    c->who = who;
     c->cmd = cmd;
     c->user = user;
     for (i = 0; i < G_N_ELEMENTS(calls); i++) {
@@ -766,8 +768,8 @@ static void call_begin(Call *c, uint32_t cmd, void *user)
         snprintf(c->name_buf, sizeof(c->name_buf), "IOCTL_0x%08X", cmd);
         c->name = c->name_buf;
     } else if (c->info->in) {
-        c->in_ok = vs_guard_from_user(&c->data, user,
-                                      arg_size(c->info->arg));
+        c->in_ok = vs_caller_load(who, &c->data, user,
+                                  arg_size(c->info->arg));
     }
 }
 
@@ -786,47 +788,13 @@ static void call_end(VsNode *n, Call *c, int ret)
     vs_node_wake(n);
 }
 
-/*
- * A forked child does not have the device, only its description.  That it is
- * not the owner is true for a kernel, too.
- */
-static int foreign_ioctl(VsNode *n, Call *c)
-{
-    switch (c->cmd) {
-    case VHOST_GET_FEATURES:
-    case VHOST_GET_BACKEND_FEATURES:
-    case VHOST_VDPA_GET_DEVICE_ID:
-    case VHOST_VDPA_GET_VRING_NUM:
-    case VHOST_VDPA_GET_IOVA_RANGE:
-    case VHOST_VDPA_GET_CONFIG_SIZE:
-    case VHOST_VDPA_GET_AS_NUM:
-    case VHOST_VDPA_GET_GROUP_NUM:
-    case VHOST_VDPA_GET_VQS_COUNT:
-        return ioctl_vdpa(n, c);
-    case VHOST_SET_OWNER:
-    case VS_SET_FORK_FROM_OWNER:
-        return n->owned ? -EBUSY : -EPERM;
-    default:
-        return -EPERM;
-    }
-}
-
-int vs_node_ioctl(VsNode *n, uint32_t cmd, void *arg)
+int vs_node_ioctl_for(VsNode *n, const VsCaller *who, uint32_t cmd, void *arg)
 {
     Call c;
     int ret;
 
-    if (n->foreign) {
-        call_begin(&c, cmd, arg);
-        return foreign_ioctl(n, &c);
-    }
     pthread_mutex_lock(&n->call_lock);
-    ret = vs_node_attach(n);
-    if (ret < 0) {
-        pthread_mutex_unlock(&n->call_lock);
-        return ret;
-    }
-    call_begin(&c, cmd, arg);
+    call_begin(&c, who, cmd, arg);
     ret = -vs_call_injected(n, c.name);
     vs_call_delay(n, c.name);
     /* what it does to a kick depends on which was first */
@@ -852,4 +820,16 @@ int vs_node_ioctl(VsNode *n, uint32_t cmd, void *arg)
     call_end(n, &c, ret);
     pthread_mutex_unlock(&n->call_lock);
     return ret;
+}
+
+int vs_node_ioctl(VsNode *n, int fd, uint32_t cmd, void *arg)
+{
+    VsCaller self = vs_caller_self();
+    int ret = vs_node_served(n, fd);
+
+    if (ret < 0) {
+        return ret;
+    }
+    return ret ? vs_node_ioctl_for(n, &self, cmd, arg)
+               : vs_remote_ioctl(fd, cmd, arg);
 }

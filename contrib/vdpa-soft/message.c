@@ -239,7 +239,7 @@ static int map_pa(Update *u, uint64_t size, char **why)
     return ret;
 }
 
-static int msg_update(VsNode *n, uint32_t asid,
+static int msg_update(VsNode *n, const VsCaller *who, uint32_t asid,
                       const struct vhost_iotlb_msg *msg, uint64_t *pin_ms,
                       char **why)
 {
@@ -265,6 +265,11 @@ static int msg_update(VsNode *n, uint32_t asid,
         *why = g_strdup("EEXIST: part of the range is mapped already");
         return -EEXIST;
     }
+    if (who->fd >= 0) {
+        *why = g_strdup("EFAULT: the memory of another process cannot be "
+                        "reached; let the process that opens the node own it");
+        return -EFAULT;
+    }
     switch (n->cfg->map) {
     case VS_MAP_PA:
         ret = map_pa(&u, msg->size, why);
@@ -286,14 +291,15 @@ static int msg_update(VsNode *n, uint32_t asid,
     return ret;
 }
 
-static int process_msg(VsNode *n, uint32_t asid,
+static int process_msg(VsNode *n, const VsCaller *who, uint32_t asid,
                        const struct vhost_iotlb_msg *msg, uint64_t *pin_ms,
                        char **why)
 {
     int ret = 0;
 
-    if (!n->owned) {
-        *why = g_strdup("EPERM: the device has no owner");
+    if (n->owner != who->id) {
+        *why = g_strdup(n->owner ? "EPERM: another process owns the device"
+                                 : "EPERM: the device has no owner");
         return -EPERM;
     }
     if (asid >= n->cfg->as_num) {
@@ -318,7 +324,7 @@ static int process_msg(VsNode *n, uint32_t asid,
 
     switch (msg->type) {
     case VHOST_IOTLB_UPDATE:
-        ret = msg_update(n, asid, msg, pin_ms, why);
+        ret = msg_update(n, who, asid, msg, pin_ms, why);
         break;
     case VHOST_IOTLB_INVALIDATE:
         vs_remove_mappings(n, asid, msg->iova, msg->iova + msg->size - 1);
@@ -414,39 +420,27 @@ static int gather(const struct iovec *iov, int count, uint8_t *buf)
     return got;
 }
 
-ssize_t vs_node_write(VsNode *n, const struct iovec *iov, int count)
+ssize_t vs_node_write_for(VsNode *n, const VsCaller *who, int got,
+                          const uint8_t *buf)
 {
-    uint8_t buf[MSG_BYTES] __attribute__((aligned(8))) = { 0 };
+    uint8_t whole[MSG_BYTES] = { 0 };
     struct vhost_iotlb_msg msg;
     char name_buf[24], *why = NULL;
     const char *name;
     GString *args;
     uint32_t version, asid;
     uint64_t pin_ms = 0;
-    int got, err = 0, ret;
+    int err = 0, ret;
 
     pthread_mutex_lock(&n->call_lock);
-    ret = n->foreign ? 0 : vs_node_attach(n);
-    if (ret == 0 && n->accmode == O_RDONLY) {
-        ret = -EBADF;
-    }
-    if (ret < 0) {
-        pthread_mutex_unlock(&n->call_lock);
-        return ret;
-    }
-    got = gather(iov, count, buf);
-    memcpy(&version, buf, sizeof(version));
-    memcpy(&asid, buf + 4, sizeof(asid));
-    memcpy(&msg, buf + 8, sizeof(msg));
+    memcpy(whole, buf, CLAMP(got, 0, MSG_BYTES));
+    memcpy(&version, whole, sizeof(version));
+    memcpy(&asid, whole + 4, sizeof(asid));
+    memcpy(&msg, whole + 8, sizeof(msg));
     if (got < MSG_BYTES ||
         (version != VHOST_IOTLB_MSG && version != VHOST_IOTLB_MSG_V2) ||
         (msg.type == VHOST_IOTLB_UPDATE && msg.size == 0)) {
         err = got < 0 ? -got : EINVAL;
-    }
-    if (n->foreign) {
-        /* whatever it says, it is not the owner's */
-        pthread_mutex_unlock(&n->call_lock);
-        return err ? -err : -EFAULT;
     }
     if (got < MSG_BYTES) {
         memset(&msg, 0, sizeof(msg));
@@ -472,7 +466,7 @@ ssize_t vs_node_write(VsNode *n, const struct iovec *iov, int count)
         err = EBADF;
     } else if (!err) {
         /* whatever is wrong with it, the caller is told the same */
-        err = process_msg(n, asid, &msg, &pin_ms, &why) < 0 ? EFAULT : 0;
+        err = process_msg(n, who, asid, &msg, &pin_ms, &why) < 0 ? EFAULT : 0;
     }
     vs_node_unlock(n);
     args = g_string_new(NULL);
@@ -484,4 +478,22 @@ ssize_t vs_node_write(VsNode *n, const struct iovec *iov, int count)
     vs_node_wake(n);
     pthread_mutex_unlock(&n->call_lock);
     return err ? -err : (ssize_t)sizeof(struct vhost_msg_v2);
+}
+
+ssize_t vs_node_write(VsNode *n, int fd, const struct iovec *iov, int count)
+{
+    VsCaller self = vs_caller_self();
+    uint8_t buf[MSG_BYTES] = { 0 };
+    int got, ret = vs_node_served(n, fd);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (vs_node_accmode(n) == O_RDONLY) {
+        return -EBADF;
+    }
+    vs_nodes_guard();
+    got = gather(iov, count, buf);
+    return ret ? vs_node_write_for(n, &self, got, buf)
+               : vs_remote_write(fd, got, buf);
 }

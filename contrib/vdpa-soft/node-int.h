@@ -75,14 +75,14 @@ struct VsNode {
     /* the open file */
     atomic_bool open;
     _Atomic uint64_t inode; /* of the client's end, 0 if not open */
-    _Atomic uint64_t foreign;   /* of the parent's, in a forked child */
+    _Atomic uint64_t foreign;   /* that of a node another process serves */
     int accmode;
     int server_fd;
     int busy_fd;            /* its name marks the node as open */
     bool inherited;         /* open since launch, no call made yet */
 
     /* the vhost layer */
-    bool owned;             /* in a forked child: as it was then */
+    uint64_t owner;         /* see VsCaller; 0: nobody */
     uint64_t backend_acked;
     uint64_t features_copy; /* decides how ring bases are encoded */
     bool suspended;
@@ -123,6 +123,17 @@ struct VsNode {
     uint64_t wake_seq;
     bool exiting;           /* the process ends: no call sleeps on */
 };
+
+/**
+ * struct VsCaller - who makes a call
+ * @fd: where to ask for its memory and descriptors; -1: it is this process
+ * @id: tells a process from others, also from itself before an execution;
+ *      never 0
+ */
+typedef struct VsCaller {
+    int fd;
+    uint64_t id;
+} VsCaller;
 
 /*
  * node.c
@@ -165,6 +176,22 @@ void vs_call_sleep(VsNode *n, uint64_t ms);
 
 /** vs_clock_ns() - CLOCK_MONOTONIC in nanoseconds */
 int64_t vs_clock_ns(void);
+
+/** vs_nodes_guard() - be ready for bad pointers, as vs_guard_install() */
+void vs_nodes_guard(void);
+
+/** vs_node_check_close_locked() - as vs_node_check_close(), call_lock held */
+void vs_node_check_close_locked(VsNode *n);
+
+/**
+ * vs_node_served() - whether it is this process that serves a descriptor
+ * @fd: one of @n
+ *
+ * A descriptor from before the start is attached to.
+ *
+ * Returns: 1, 0 if another process does, or a negative errno
+ */
+int vs_node_served(VsNode *n, int fd);
 
 /** vs_close_fd() - close *@fd unless it is -1, and make it so */
 void vs_close_fd(int *fd);
@@ -231,19 +258,25 @@ void vs_events_fork(void);
  */
 void vs_events_sync(void);
 
-/** vs_events_watch_hangup() - 0 or a negative errno */
-int vs_events_watch_hangup(int fd);
+/**
+ * vs_events_watch() - look at the nodes when a socket hangs up or has a
+ *                     message
+ *
+ * Returns: 0 or a negative errno
+ */
+int vs_events_watch(int fd);
 
 /** vs_events_forget() - stop waiting for *@fd and close it, unless -1 */
 void vs_events_forget(int *fd);
 
 /**
  * vs_eventfd_get() - take a reference on a client's eventfd
+ * @fd: as the caller names it
  * @copy: receives a descriptor of our own, or -1 for @fd == -1
  *
  * Returns: 0 or a negative errno
  */
-int vs_eventfd_get(int fd, int *copy);
+int vs_eventfd_get(const VsCaller *who, int fd, int *copy);
 
 /**
  * vs_kick_set() - replace the kick eventfd of a virtqueue; locked
@@ -252,6 +285,60 @@ int vs_eventfd_get(int fd, int *copy);
  * Returns: 0 or a negative errno
  */
 int vs_kick_set(VsNode *n, unsigned vq, int fd);
+
+/*
+ * ioctl.c, message.c: calls, whoever makes them
+ */
+
+/** vs_node_ioctl_for() - as vs_node_ioctl() in the process that serves @n */
+int vs_node_ioctl_for(VsNode *n, const VsCaller *who, uint32_t cmd,
+                      void *arg);
+
+/**
+ * vs_node_write_for() - as vs_node_write() there
+ * @got: how many bytes there are, at most 40, or a negative errno
+ */
+ssize_t vs_node_write_for(VsNode *n, const VsCaller *who, int got,
+                          const uint8_t *buf);
+
+/*
+ * remote.c: calls from one process to another
+ */
+
+/** vs_caller_self() - this process */
+VsCaller vs_caller_self(void);
+
+/** vs_caller_renew() - this process is another one from now on */
+void vs_caller_renew(void);
+
+/**
+ * vs_caller_load() / vs_caller_store() - the memory of who makes a call
+ *
+ * Returns: false if some byte could not be accessed
+ */
+bool vs_caller_load(const VsCaller *who, void *dst, const void *user,
+                    size_t size);
+bool vs_caller_store(const VsCaller *who, void *user, const void *src,
+                     size_t size);
+
+/** vs_caller_descriptor() - a copy of the caller's, or a negative errno */
+int vs_caller_descriptor(const VsCaller *who, int fd);
+
+/**
+ * vs_remote_ioctl() / vs_remote_write() - have a call made by the server
+ * @fd: the descriptor of the node
+ * @got: as for vs_node_write_for()
+ *
+ * Returns: the result or a negative errno; -EIO if there is no server
+ */
+int vs_remote_ioctl(int fd, uint32_t cmd, void *arg);
+ssize_t vs_remote_write(int fd, int got, const uint8_t *buf);
+
+/** vs_remote_accept() - begin to answer what other processes asked for */
+void vs_remote_accept(VsNode *n);
+
+/** vs_remote_fork() - in a forked child, which has no thread for that */
+void vs_remote_fork(void);
 
 /** vs_doorbells_fork() - in a forked child, which has no doorbell thread */
 void vs_doorbells_fork(void);

@@ -14,6 +14,7 @@
 #define _GNU_SOURCE
 #endif
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -33,6 +34,9 @@
 #include "memory.h"
 #include "node-int.h"
 #include "transcript.h"
+
+/* How long another process may take to see whether a node is closed */
+#define ASK_DEADLINE_MS 5000
 
 static struct {
     unsigned count;
@@ -219,31 +223,137 @@ void vs_call_delay(VsNode *n, const char *name)
  * Open and close
  */
 
+/*
+ * A name in the abstract space is taken by one socket at a time and is free
+ * again when that is gone, whatever became of its process.
+ *
+ * Returns: the size of the address
+ */
+static socklen_t abstract_name(struct sockaddr_un *addr, const char *format,
+                               ...) G_GNUC_PRINTF(2, 3);
+
+static socklen_t abstract_name(struct sockaddr_un *addr, const char *format,
+                               ...)
+{
+    va_list ap;
+    int len;
+
+    memset(addr, 0, sizeof(*addr));
+    addr->sun_family = AF_UNIX;
+    va_start(ap, format);
+    len = vsnprintf(addr->sun_path + 1, sizeof(addr->sun_path) - 1, format,
+                    ap);
+    va_end(ap);
+    return offsetof(struct sockaddr_un, sun_path) + 1 +
+           MIN(len, (int)sizeof(addr->sun_path) - 1);
+}
+
+/*
+ * The last reference to a node may be gone without its server's having
+ * noticed.  Have it look: when it has, or is gone, it closes the pipe.
+ */
+static void ask_server(const struct sockaddr_un *addr, socklen_t size)
+{
+    char control[CMSG_SPACE(sizeof(int))] = { 0 }, byte = 0;
+    struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+    struct msghdr msg = {
+        .msg_name = (void *)(uintptr_t)addr,
+        .msg_namelen = size,
+        .msg_iov = &iov,
+        .msg_iovlen = 1,
+        .msg_control = control,
+        .msg_controllen = sizeof(control),
+    };
+    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    struct pollfd p = { .events = 0 };
+    int pipefd[2], fd;
+
+    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || pipe2(pipefd, O_CLOEXEC) < 0) {
+        vs_close_fd(&fd);
+        return;
+    }
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(pipefd[1]));
+    memcpy(CMSG_DATA(c), &pipefd[1], sizeof(pipefd[1]));
+    if (sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) == 1) {
+        close(pipefd[1]);
+        pipefd[1] = -1;
+        p.fd = pipefd[0];
+        while (poll(&p, 1, ASK_DEADLINE_MS) < 0 && errno == EINTR) {
+            /* again */
+        }
+    }
+    vs_close_fd(&pipefd[1]);
+    close(pipefd[0]);
+    close(fd);
+}
+
 /* In this process or in another of the same run */
 static int claim(VsNode *n)
 {
-    struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    int fd, len;
+    struct sockaddr_un addr;
+    socklen_t size = abstract_name(&addr, "vdpa-soft-%s-%u", vs.session,
+                                   n->index);
+    bool asked = false;
+    int fd;
 
-    /*
-     * A name in the abstract space is taken by one socket at a time and is
-     * free again when that is gone, whatever became of its process.
-     */
-    len = snprintf(addr.sun_path + 1, sizeof(addr.sun_path) - 1,
-                   "vdpa-soft-%s-%u", vs.session, n->index);
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         return -errno;
     }
-    if (bind(fd, (struct sockaddr *)&addr,
-             offsetof(struct sockaddr_un, sun_path) + 1 + len) < 0) {
+    while (bind(fd, (struct sockaddr *)&addr, size) < 0) {
         int err = errno;
 
-        close(fd);
-        return err == EADDRINUSE ? -EBUSY : -err;
+        if (err != EADDRINUSE || asked) {
+            close(fd);
+            return err == EADDRINUSE ? -EBUSY : -err;
+        }
+        ask_server(&addr, size);
+        asked = true;
     }
     n->busy_fd = vs_fd_high(fd);
     return 0;
+}
+
+/* By its name any process of the run knows a client's end as what it is. */
+static void name_client(VsNode *n, int fd, int accmode)
+{
+    static atomic_uint number;
+    struct sockaddr_un addr;
+    socklen_t size;
+
+    do {
+        size = abstract_name(&addr, "vdpa-soft-%s-%u-open-%d-%d-%u",
+                             vs.session, n->index, accmode, (int)getpid(),
+                             number++);
+    } while (bind(fd, (struct sockaddr *)&addr, size) < 0 &&
+             errno == EADDRINUSE);
+}
+
+static VsNode *by_name(int fd)
+{
+    struct sockaddr_un addr = { 0 };
+    socklen_t size = sizeof(addr) - 1;
+    size_t len = strlen(vs.session);
+    unsigned index;
+    int accmode;
+    VsNode *n;
+
+    if (getsockname(fd, (struct sockaddr *)&addr, &size) < 0 ||
+        addr.sun_family != AF_UNIX || addr.sun_path[0] ||
+        strncmp(addr.sun_path + 1, "vdpa-soft-", 10) ||
+        strncmp(addr.sun_path + 11, vs.session, len) ||
+        sscanf(addr.sun_path + 11 + len, "-%u-open-%d-", &index,
+               &accmode) != 2) {
+        return NULL;
+    }
+    n = vs_node_get(index);
+    if (n && !n->open) {
+        n->accmode = accmode;
+    }
+    return n;
 }
 
 static bool hung_up(int fd)
@@ -309,11 +419,12 @@ static int opened(VsNode *n, uint64_t inode, int server, int flags)
     /* the socket has to look readable, as a device without poll() does */
     const char ready = 0;
     unsigned i;
+    int ret;
 
     vs_node_lock(n);
     n->server_fd = server;
     n->accmode = flags & O_ACCMODE;
-    n->owned = false;
+    n->owner = 0;
     n->backend_acked = 0;
     n->features_copy = 0;
     n->suspended = false;
@@ -326,13 +437,15 @@ static int opened(VsNode *n, uint64_t inode, int server, int flags)
     }
     vs_driver_reset(n, false);
     n->inode = inode;
+    n->foreign = 0;
     n->inherited = false;
     n->open = true;
     vs_node_unlock(n);
     if (send(server, &ready, 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
         return -errno;
     }
-    return vs_events_watch_hangup(server);
+    ret = vs_events_watch(n->busy_fd);
+    return ret < 0 ? ret : vs_events_watch(server);
 }
 
 static void released(VsNode *n)
@@ -363,7 +476,7 @@ static void released(VsNode *n)
         }
         vs_driver_reset_map(n, i);
     }
-    n->owned = false;
+    n->owner = 0;
     n->backend_acked = 0;
     n->features_copy = 0;
     n->suspended = false;
@@ -371,12 +484,11 @@ static void released(VsNode *n)
     vs_node_unlock(n);
     vs_transcript_add(n->index, "CLOSE", "{}", 0, 0, NULL);
     vs_events_forget(&n->server_fd);
-    vs_close_fd(&n->busy_fd);
+    vs_events_forget(&n->busy_fd);
     vs_node_wake(n);
 }
 
-/* Call with call_lock held. */
-static void check_close_locked(VsNode *n)
+void vs_node_check_close_locked(VsNode *n)
 {
     if (n->server_fd < 0 || !hung_up(n->server_fd)) {
         return;
@@ -394,9 +506,9 @@ static void check_close_locked(VsNode *n)
 
 void vs_node_check_close(VsNode *n)
 {
-    if (n->open && !n->foreign) {
+    if (n->open) {
         pthread_mutex_lock(&n->call_lock);
-        check_close_locked(n);
+        vs_node_check_close_locked(n);
         pthread_mutex_unlock(&n->call_lock);
     }
 }
@@ -445,8 +557,8 @@ int vs_node_open(VsNode *n, int flags)
     if (ret == 0 && n->cfg->busy) {
         ret = -EBUSY;
     }
-    check_close_locked(n);
-    if (ret == 0 && (n->open || n->foreign)) {
+    vs_node_check_close_locked(n);
+    if (ret == 0 && n->open) {
         ret = -EBUSY;
     }
     if (ret == 0) {
@@ -463,6 +575,7 @@ int vs_node_open(VsNode *n, int flags)
         if (ret == 0) {
             sv[1] = vs_fd_high(sv[1]);
             fcntl(sv[1], F_SETFD, FD_CLOEXEC);
+            name_client(n, sv[0], flags & O_ACCMODE);
             if (flags & O_NONBLOCK) {
                 fcntl(sv[0], F_SETFL, O_RDWR | O_NONBLOCK);
             }
@@ -531,26 +644,47 @@ VsNode *vs_node_by_path(const char *path)
 
 VsNode *vs_node_by_fd(int fd)
 {
-    uint64_t inode = 0;
+    uint64_t inode = inode_of(fd);
     unsigned i;
 
+    if (!inode) {
+        return NULL;
+    }
     for (i = 0; i < vs.count; i++) {
         VsNode *n = vs.node[i];
 
-        if (!n->inode && !n->foreign) {
-            continue;
-        }
-        if (!inode) {
-            inode = inode_of(fd);
-            if (!inode) {
-                return NULL;
-            }
-        }
         if (n->inode == inode || n->foreign == inode) {
             return n;
         }
     }
-    return NULL;
+    return by_name(fd);
+}
+
+int vs_node_served(VsNode *n, int fd)
+{
+    int ret = 0;
+
+    if (n->inode != inode_of(fd)) {
+        return 0;
+    }
+    if (n->inherited) {
+        pthread_mutex_lock(&n->call_lock);
+        ret = vs_node_attach(n);
+        if (ret == -EBUSY && n->inherited) {
+            /* another process was the first */
+            n->inherited = false;
+            n->open = false;
+            n->foreign = n->inode;
+            n->inode = 0;
+            n->accmode = O_RDWR;
+            vs_close_fd(&n->server_fd);
+        }
+        pthread_mutex_unlock(&n->call_lock);
+        if (ret == -EBUSY) {
+            return 0;
+        }
+    }
+    return ret < 0 ? ret : 1;
 }
 
 unsigned vs_node_index(const VsNode *n)
@@ -659,6 +793,7 @@ unsigned vs_nodes_init(VsSigaction *real_sigaction)
     unsigned i;
 
     vs.real_sigaction = real_sigaction;
+    vs_caller_renew();
     if (!count || !session || !vs_parse_u64(count, false, &wanted)) {
         return 0;
     }
@@ -674,6 +809,27 @@ unsigned vs_nodes_init(VsSigaction *real_sigaction)
         vs.count = i + 1;
     }
     return vs.count;
+}
+
+void vs_nodes_guard(void)
+{
+    vs_guard_install(vs.real_sigaction);
+}
+
+void vs_nodes_open_fds(void (*found)(int fd))
+{
+    DIR *dir = opendir("/proc/self/fd");
+    struct dirent *entry;
+    int fd;
+
+    while (dir && (entry = readdir(dir))) {
+        if (sscanf(entry->d_name, "%d", &fd) == 1 && by_name(fd)) {
+            found(fd);
+        }
+    }
+    if (dir) {
+        closedir(dir);
+    }
 }
 
 void vs_nodes_exit(void)
@@ -693,7 +849,7 @@ void vs_nodes_exit(void)
         pthread_cond_broadcast(&n->wake);
         pthread_mutex_unlock(&n->wake_lock);
         pthread_mutex_lock(&n->call_lock);
-        check_close_locked(n);
+        vs_node_check_close_locked(n);
         if (n->open) {
             /* the kernel would close what the program did not */
             released(n);
@@ -711,9 +867,11 @@ void vs_nodes_fork(void)
 {
     unsigned i, j;
 
+    vs_caller_renew();
     vs_events_fork();
     vs_doorbells_fork();
     vs_memory_fork();
+    vs_remote_fork();
     vs_transcript_fork();
     for (i = 0; i < vs.count; i++) {
         VsNode *n = vs.node[i];
@@ -739,6 +897,5 @@ void vs_nodes_fork(void)
         vs_close_fd(&n->config_fd);
         vs.node[i]->foreign = inode;
         vs.node[i]->accmode = n->accmode;
-        vs.node[i]->owned = n->owned;
     }
 }

@@ -35,6 +35,9 @@ unsigned vs_nodes_init(VsSigaction *real_sigaction);
 /** vs_nodes_exit() - the process ends: stop the devices, close the wires */
 void vs_nodes_exit(void);
 
+/** vs_nodes_open_fds() - call @found for each descriptor that is a node's */
+void vs_nodes_open_fds(void (*found)(int fd));
+
 /** vs_nodes_fork() - in a forked child, where no thread serves the nodes */
 void vs_nodes_fork(void);
 
@@ -75,12 +78,16 @@ int vs_node_open(VsNode *node, int flags);
 /**
  * vs_node_ioctl(), vs_node_write(), vs_node_mmap() - a call on the node
  *
- * From any thread; they serialise as in the kernel.
+ * @fd: a descriptor of it
+ *
+ * From any thread; they serialise as in the kernel.  If another process serves
+ * the node, it is asked.
  *
  * Returns: the result, or a negative errno
  */
-int vs_node_ioctl(VsNode *node, uint32_t cmd, void *arg);
-ssize_t vs_node_write(VsNode *node, const struct iovec *iov, int count);
+int vs_node_ioctl(VsNode *node, int fd, uint32_t cmd, void *arg);
+ssize_t vs_node_write(VsNode *node, int fd, const struct iovec *iov,
+                      int count);
 int vs_node_mmap(VsNode *node, int fd, void *addr, size_t length, int prot,
                  int flags, off_t offset, void **result);
 

@@ -391,7 +391,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
         cmd == FIOASYNC) {
         return REAL(ioctl)(fd, request, arg);
     }
-    return result(vs_node_ioctl(n, cmd, arg));
+    return result(vs_node_ioctl(n, fd, cmd, arg));
 }
 
 EXPORT ssize_t write(int fd, const void *buf, size_t count)
@@ -409,7 +409,7 @@ EXPORT ssize_t write(int fd, const void *buf, size_t count)
             .iov_len = count,
         };
 
-        return result(vs_node_write(n, &iov, 1));
+        return result(vs_node_write(n, fd, &iov, 1));
     }
     return REAL(write)(fd, buf, count);
 }
@@ -430,7 +430,7 @@ EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
             /* unlike write(), it does not ask the device then */
             return 0;
         }
-        return result(vs_node_write(n, iov, count));
+        return result(vs_node_write(n, fd, iov, count));
     }
     return REAL(writev)(fd, iov, count);
 }
@@ -770,6 +770,8 @@ static void __attribute__((constructor)) loaded(void)
     }
     active = true;
     pthread_atfork(NULL, NULL, forked);
+    /* left by the program that executed this one, or by its parent */
+    vs_nodes_open_fds(flag);
     if (transcript) {
         int ret = vs_transcript_open(transcript);
 

@@ -59,7 +59,7 @@ static void scalar(VsNode *n, Scalar what, VsValue *v)
         break;
     case V_OWNED:
         v->is_bool = true;
-        v->number = n->owned;
+        v->number = n->owner != 0;
         break;
     case V_STATUS:
         v->number = n->status;

@@ -398,56 +398,292 @@ static void case_pass(void)
     open_node();
 }
 
-static void case_fork(void)
+typedef struct Config {
+    uint32_t off;
+    uint32_t len;
+    uint8_t buf[64];
+} Config;
+
+/*
+ * Other processes
+ */
+
+/* A turn is a byte; of two processes one always waits for the other's. */
+static int other = -1;
+
+static void give_turn(void)
 {
-    int to_child[2], status;
-    uint64_t features;
+    g_assert_cmpint(send(other, "", 1, MSG_NOSIGNAL), ==, 1);
+}
+
+static void await_turn(void)
+{
+    char byte;
+
+    g_assert_cmpint(recv(other, &byte, 1, 0), ==, 1);
+}
+
+static pid_t start_child(void (*run)(void))
+{
+    int sv[2];
+    pid_t pid;
+
+    g_assert_works(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv));
+    pid = fork();
+    g_assert_works(pid);
+    if (pid == 0) {
+        close(sv[0]);
+        other = sv[1];
+        if (control >= 0) {
+            /* the reply to one process is not for the other */
+            close(control);
+            control = -1;
+        }
+        run();
+        exit(0);
+    }
+    close(sv[1]);
+    other = sv[0];
+    return pid;
+}
+
+static void end_child(pid_t pid)
+{
+    int status;
+
+    g_assert_works(waitpid(pid, &status, 0));
+    g_assert_cmpint(status, ==, 0);
+    close(other);
+}
+
+/* What somebody may not do who has a node that another process owns */
+static void check_not_owner(void)
+{
+    uint64_t word = 0;
     uint32_t num;
     char byte = 0;
+
+    g_assert_fails(ioctl(node, VHOST_SET_OWNER), EBUSY);
+    g_assert_fails(ioctl(node, VS_SET_FORK_FROM_OWNER, &byte), EBUSY);
+    g_assert_fails(vring(VHOST_SET_VRING_NUM, 0, 256), EPERM);
+    g_assert_fails(vring_get(VHOST_GET_VRING_BASE, 0, &num), EPERM);
+    g_assert_fails(ioctl(node, _IO(0xAF, 0xee), NULL), EPERM);
+    g_assert_fails(write(node, &word, 8), EINVAL);
+    g_assert_fails(write(node, nowhere, 72), EINVAL);
+    g_assert_fails(map(0, 0, &word), EINVAL);
+    g_assert_fails(map(0, PAGE, shared(PAGE)), EFAULT);
+    g_assert_fails(open(PATH, O_RDWR), EBUSY);
+}
+
+static void forked_child(void)
+{
+    Config config = { .len = 6 };
+    uint64_t features;
+    uint32_t num;
+    struct pollfd p = { .fd = eventfd(0, EFD_CLOEXEC), .events = POLLIN };
+    int bad;
+
+    g_assert_works(ioctl(node, VHOST_GET_FEATURES, &features));
+    g_assert_true(features & F_VERSION_1);
+    g_assert_works(ioctl(node, VHOST_VDPA_GET_CONFIG_SIZE, &num));
+    g_assert_cmpuint(num, >=, 12);
+    g_assert_fails(ioctl(node, VHOST_GET_FEATURES, nowhere), EFAULT);
+    check_not_owner();
+    /* but the device is the same one */
+    g_assert_cmpuint(get_status(), ==, 1);
+    g_assert_works(set_status(3));
+    g_assert_fails(set_status(1), EINVAL);
+    g_assert_works(set_features(F_MODERN));
+    g_assert_works(ioctl(node, VHOST_VDPA_GET_CONFIG, &config));
+    g_assert_cmpmem(config.buf, 6,
+                    ((uint8_t[]) { 0x52, 0x54, 0, 1, 2, 3 }), 6);
+    g_assert_fails(ioctl(node, VHOST_VDPA_GET_CONFIG, nowhere), EFAULT);
+    /* with the child's own memory and descriptors */
+    g_assert_works(ioctl(node, VHOST_VDPA_SET_CONFIG_CALL, &p.fd));
+    tell("link down");
+    g_assert_cmpint(poll(&p, 1, FIRST_DEADLINE_MS), ==, 1);
+    bad = 999;
+    g_assert_fails(ioctl(node, VHOST_VDPA_SET_CONFIG_CALL, &bad), EBADF);
+    g_assert_fails(ioctl(node, VHOST_VDPA_SET_CONFIG_CALL, &node), EINVAL);
+    /* the device lives elsewhere */
+    g_assert_true(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, node, 0) ==
+                  MAP_FAILED);
+    g_assert_cmpint(errno, ==, EINVAL);
+    g_assert_true(mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, node, 0) ==
+                  MAP_FAILED);
+    g_assert_cmpint(errno, ==, VS_ENOTSUPP);
+    give_turn();
+    await_turn();
+    /* hold it until told */
+    g_assert_cmpuint(get_status(), ==, 3);
+    check_not_owner();
+}
+
+static void case_fork(void)
+{
+    uint32_t base;
     pid_t pid;
 
     open_node();
     g_assert_works(ioctl(node, VHOST_SET_OWNER));
-    g_assert_works(pipe(to_child));
-    pid = fork();
-    g_assert_works(pid);
-    if (pid == 0) {
-        close(to_child[1]);
-        /* what never changes can be asked for */
-        g_assert_works(ioctl(node, VHOST_GET_FEATURES, &features));
-        g_assert_true(features & F_VERSION_1);
-        g_assert_works(ioctl(node, VHOST_VDPA_GET_CONFIG_SIZE, &num));
-        g_assert_cmpuint(num, >=, 12);
-        g_assert_works(ioctl(node, VHOST_VDPA_GET_GROUP_NUM, &num));
-        g_assert_cmpuint(num, ==, 3);
-        g_assert_fails(ioctl(node, VHOST_GET_FEATURES, nowhere), EFAULT);
-        /* not the owner */
-        g_assert_fails(ioctl(node, VHOST_SET_OWNER), EBUSY);
-        g_assert_fails(ioctl(node, VS_SET_FORK_FROM_OWNER, &byte), EBUSY);
-        g_assert_fails(vring(VHOST_SET_VRING_NUM, 0, 256), EPERM);
-        g_assert_fails(ioctl(node, _IO(0xAF, 0xee), NULL), EPERM);
-        g_assert_fails(write(node, &features, 8), EINVAL);
-        g_assert_fails(write(node, nowhere, 72), EINVAL);
-        g_assert_fails(map(0, 0, &features), EINVAL);
-        g_assert_fails(map(0, PAGE, &features), EFAULT);
-        /* the device lives elsewhere */
-        g_assert_fails(set_status(1), EPERM);
-        g_assert_true(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, node, 0) ==
-                      MAP_FAILED);
-        g_assert_cmpint(errno, ==, EINVAL);
-        g_assert_true(mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, node, 0) ==
-                      MAP_FAILED);
-        g_assert_cmpint(errno, ==, VS_ENOTSUPP);
-        g_assert_fails(open(PATH, O_RDWR), EBUSY);
-        /* hold it until told */
-        _exit(read(to_child[0], &byte, 1) == 1 ? 0 : 2);
-    }
+    g_assert_works(set_status(1));
+    g_assert_works(vring(VHOST_SET_VRING_BASE, 0, 7));
+    pid = start_child(forked_child);
+    await_turn();
+    g_assert_cmpuint(get_status(), ==, 3);
+    g_assert_works(vring_get(VHOST_GET_VRING_BASE, 0, &base));
+    g_assert_cmpuint(base, ==, 7);
     close(node);
     g_assert_fails(open(PATH, O_RDWR), EBUSY);
-    g_assert_cmpint(write(to_child[1], &byte, 1), ==, 1);
-    g_assert_works(waitpid(pid, &status, 0));
-    g_assert_cmpint(status, ==, 0);
+    give_turn();
+    end_child(pid);
     open_node();
+    g_assert_cmpuint(get_status(), ==, 0);
+}
+
+static void owning_child(void)
+{
+    uint32_t base;
+
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_works(vring(VHOST_SET_VRING_BASE, 1, 9));
+    g_assert_works(vring_get(VHOST_GET_VRING_BASE, 1, &base));
+    g_assert_cmpuint(base, ==, 9);
+    g_assert_works(vring(VHOST_SET_VRING_NUM, 0, 256));
+    g_assert_works(vring_fd(VHOST_SET_VRING_KICK, 0,
+                            eventfd(0, EFD_CLOEXEC)));
+    g_assert_works(vring_fd(VHOST_SET_VRING_CALL, 0,
+                            eventfd(0, EFD_CLOEXEC)));
+    g_assert_fails(vring_fd(VHOST_SET_VRING_CALL, 0, other), EINVAL);
+    g_assert_cmpint(msg_as(0, VHOST_IOTLB_BATCH_BEGIN, 0, 0, NULL, 0), ==,
+                    72);
+    g_assert_cmpint(msg_as(0, VHOST_IOTLB_BATCH_END, 0, 0, NULL, 0), ==, 72);
+    /* unlike a kernel */
+    g_assert_fails(map(0, PAGE, shared(PAGE)), EFAULT);
+    g_assert_reply("the memory of another process", "transcript");
+    give_turn();
+    await_turn();
+}
+
+/* A child may become the owner as well. */
+static void case_fork_owner(void)
+{
+    pid_t pid;
+
+    open_node();
+    pid = start_child(owning_child);
+    await_turn();
+    check_not_owner();
+    g_assert_reply("\"owned\":true", "nodes");
+    give_turn();
+    end_child(pid);
+    /* that it ended changes nothing */
+    check_not_owner();
+    close(node);
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_works(vring(VHOST_SET_VRING_BASE, 1, 9));
+}
+
+/* One that never heard of the node it is passed */
+static void taking_child(void)
+{
+    node = take_fd(other);
+    check_not_owner();
+    g_assert_cmpuint(get_status(), ==, 3);
+    g_assert_works(set_status(0));
+    give_turn();
+    await_turn();
+    /* the last reference now */
+    g_assert_cmpuint(get_status(), ==, 0);
+    g_assert_fails(open(PATH, O_RDWR), EBUSY);
+    close(node);
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_cmpint(map(0, PAGE, shared(PAGE)), ==, 72);
+}
+
+static void case_fork_pass(void)
+{
+    pid_t pid = start_child(taking_child);
+
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_works(set_status(3));
+    send_fd(other, node);
+    await_turn();
+    g_assert_cmpuint(get_status(), ==, 0);
+    g_assert_works(vring(VHOST_SET_VRING_BASE, 0, 7));
+    close(node);
+    give_turn();
+    end_child(pid);
+    open_node();
+}
+
+/* Where a program finds the node that is executed with it */
+#define KEPT_FD 30
+
+static void executing_child(void)
+{
+    g_autofree char *program = g_file_read_link("/proc/self/exe", NULL);
+
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+    g_assert_works(vring(VHOST_SET_VRING_BASE, 1, 9));
+    g_assert_works(dup2(node, KEPT_FD));
+    execl(program, program, "--case", "executed", NULL);
+    g_error("cannot execute %s: %s", program, g_strerror(errno));
+}
+
+static void case_executed(void)
+{
+    node = KEPT_FD;
+    /* the first use may be anything that looks at the descriptor */
+    g_assert_cmpint(fcntl(node, F_GETFL) & O_ACCMODE, ==, O_WRONLY);
+    g_assert_fails(read(node, &(char) { 0 }, 1), EBADF);
+    g_assert_cmpuint(get_status(), ==, 3);
+    g_assert_works(set_status(7));
+    /* another process than the one that owned the node */
+    check_not_owner();
+}
+
+static void case_fork_exec(void)
+{
+    node = open(PATH, O_WRONLY | O_CLOEXEC);
+    g_assert_works(node);
+    g_assert_works(set_status(3));
+    end_child(start_child(executing_child));
+    g_assert_cmpuint(get_status(), ==, 7);
+    check_not_owner();
+    close(node);
+    open_node();
+    g_assert_works(ioctl(node, VHOST_SET_OWNER));
+}
+
+static void ending_child(void)
+{
+    open_node();
+    g_assert_works(set_status(3));
+    send_fd(other, node);
+    await_turn();
+    /* without closing it */
+}
+
+/* A node ends with the process that opened it. */
+static void case_fork_end(void)
+{
+    pid_t pid = start_child(ending_child);
+    uint8_t status;
+
+    node = take_fd(other);
+    g_assert_cmpuint(get_status(), ==, 3);
+    g_assert_fails(open(PATH, O_RDWR), EBUSY);
+    give_turn();
+    end_child(pid);
+    g_assert_fails(ioctl(node, VHOST_VDPA_GET_STATUS, &status), EIO);
+    g_assert_fails(map(0, PAGE, shared(PAGE)), EIO);
+    close(node);
+    open_node();
+    g_assert_cmpuint(get_status(), ==, 0);
 }
 
 /* A child that was forked before may have the node for itself. */
@@ -705,12 +941,6 @@ static void case_backend_less(void)
     g_assert_fails(ioctl(node, VHOST_VDPA_SUSPEND), EOPNOTSUPP);
     g_assert_fails(ioctl(node, VHOST_VDPA_RESUME), EOPNOTSUPP);
 }
-
-typedef struct Config {
-    uint32_t off;
-    uint32_t len;
-    uint8_t buf[64];
-} Config;
 
 static void case_config(void)
 {
@@ -2427,9 +2657,14 @@ static const struct {
     { "open", case_open, "" },
     { "accmode", case_accmode, "" },
     { "pass", case_pass, "" },
-    { "fork", case_fork, "" },
-    { "fork-doorbell", case_fork, "--doorbell on" },
+    { "fork", case_fork, "--mac 52:54:00:01:02:03" },
+    { "fork-doorbell", case_fork, "--mac 52:54:00:01:02:03 --doorbell on" },
+    { "fork-owner", case_fork_owner, "" },
+    { "fork-pass", case_fork_pass, "" },
     { "fork-first", case_fork_first, "" },
+    { "fork-exec", case_fork_exec, "" },
+    { "executed", case_executed, NULL },
+    { "fork-end", case_fork_end, "" },
     { "fd", case_fd, "--fd 20" },
     { "fd-held", case_fd_held, NULL },
     { "fd-unused", case_fd_unused, "--fd 20" },
