@@ -45,7 +45,10 @@ SLOW = re.compile(r'hrtimer: interrupt took |kvm: user requested TSC rate ')
 # Programs that move data in the guest, and check them, in C
 TOOLS = ['frames', 'blocks']
 
-FIRMWARE = ['bios-256k.bin', 'linuxboot_dma.bin', 'kvmvapic.bin']
+FIRMWARE = ['bios-256k.bin', 'qboot.rom', 'linuxboot_dma.bin', 'kvmvapic.bin']
+
+# Guests look for further root buses as long as for all else when they start
+GUEST_COMMAND_LINE = 'pci=lastbus=0'
 
 
 class Setup(vm.Setup):
@@ -240,11 +243,13 @@ class Guest(vm.Machine):
     shared: whether its memory is, as every device needs that is not hardware
     append: what its kernel is told
     memlock: kilobytes of it that may be locked
+    firmware: the default is the quickest
     terminal: whether its console is to be used by attach()
     """
 
     def __init__(self, machine, name, arguments, memory=GUEST_MEMORY,
-                 shared=True, append='', memlock='unlimited', terminal=False):
+                 shared=True, append='', memlock='unlimited',
+                 firmware='qboot.rom', terminal=False):
         self.machine = machine
         self.console = os.path.join(machine.setup.logs,
                                     f'{machine.name}-{name}.console')
@@ -254,7 +259,8 @@ class Guest(vm.Machine):
         ram = ('memory-backend-memfd,share=on' if shared else
                'memory-backend-ram')
         command = [
-            'qemu-system-x86_64', '-name', name, '-L', '/firmware',
+            'qemu-system-x86_64', '-name', name,
+            '-L', '/firmware', '-bios', firmware,
             '-nodefaults', '-no-user-config', '-display', 'none',
             '-machine', 'q35,accel=kvm,memory-backend=ram',
             # With this, emulated KVM ends a busy guest's sleep much too late
@@ -262,7 +268,8 @@ class Guest(vm.Machine):
             '-object', f'{ram},id=ram,size={memory}M',
             '-m', f'{memory}M,slots=4,maxmem=2G',
             '-kernel', '/guest.kernel', '-initrd', '/guest.initramfs',
-            '-append', f'console=ttyS0 panic=-1 {COMMAND_LINE} {append}',
+            '-append', f'console=ttyS0 panic=-1 {COMMAND_LINE} '
+            f'{GUEST_COMMAND_LINE} {append}',
             '-chardev', console.chardev('console') + (
                 ',mux=on' if terminal else ''),
             '-serial', 'chardev:console',
