@@ -65,8 +65,9 @@ GUEST_IOMMUS = {
 # Versions of the kernel whose own vhost-vDPA is tested; the kinds of device
 # for scripts/kernel-tests, and the modes for scripts/conformance-tests
 KERNELS = {
-    '6.12': (['net', 'net-pa', 'net-single', 'blk', 'vp-doorbells'], []),
-    '6.1': (['net', 'net-single', 'blk', 'vp'], []),
+    '6.12': (['net', 'net-pa', 'net-single', 'blk', 'vp-doorbells'],
+             ['va', 'pa', 'single']),
+    '6.1': (['net', 'net-single', 'blk', 'vp'], ['pa', 'single']),
 }
 
 # Deadlines are QEMU's, and longer: other work may share the machine
@@ -481,6 +482,7 @@ def make_jobs(build, logs, wanted):
              if wanted(job.name)]
     script('bench-iotlb', 'bench/iotlb', '--check', tap=True)
     script('check', 'scripts/test-check.py', tap=True)
+    script('conformance', 'scripts/test-conformance.py', tap=True)
     script('graft', 'scripts/test-graft.py', tree, tap=True)
     # It copies tens of thousands of files
     script('patches', 'scripts/patches.py', '--check', tree, deadline=900)
