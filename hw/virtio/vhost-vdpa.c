@@ -78,7 +78,7 @@ struct VhostVDPADoorbell {
  * @configured: the above were accepted since the last reset
  * @enabled: the device was told to process it
  * @ran: it was processed since @base was set, so @base is out of date
- * @lost: it cannot be told how far the device got
+ * @lost: it cannot be told how far the device got, or what it left out
  * @doorbell: what notifies it without QEMU, or NULL
  */
 struct VhostVDPARing {
@@ -128,6 +128,10 @@ struct VhostVDPARing {
 
 /* Base of a fresh packed ring: both indices 0, both wrap counters 1 */
 #define PACKED_RING_START 0x80008000
+
+/* How long to wait for the next of the requests that a device still has */
+#define FINISH_SECONDS 10
+#define FINISH_POLL_US 200
 
 /* The most a kernel can accept as ring size (drivers/vhost/vdpa.c) */
 #define MAX_RING_ENTRIES 32768
@@ -665,6 +669,84 @@ static bool step_suspend(VhostVDPAShared *s, Error **errp)
     return true;
 }
 
+static uint16_t load_index(VhostVDPAShared *s, uint64_t ring)
+{
+    return address_space_lduw_le(s->as, ring + offsetof(struct vring_used, idx),
+                                 MEMTXATTRS_UNSPECIFIED, NULL);
+}
+
+/*
+ * Wait for what the device was asked for until now.  There is no call for
+ * that, and the driver may want no interrupt.
+ */
+static bool finish_ring(VhostVDPA *v, unsigned i, Error **errp)
+{
+    VhostVDPAShared *s = v->shared;
+    VhostVDPARing *r = &v->rings[i];
+    uint16_t start = load_index(s, r->used), finished = 0;
+    uint16_t requests = load_index(s, r->avail) - start;
+    int64_t since = g_get_monotonic_time();
+
+    QEMU_BUILD_BUG_ON(offsetof(struct vring_used, idx) !=
+                      offsetof(struct vring_avail, idx));
+    /* If there are more than fit, the guest has overwritten its ring */
+    if (!requests || requests > r->num) {
+        return true;
+    }
+    trace_vhost_vdpa_finish_requests(s->name, ring_vq(v, i), requests);
+    /* A vCPU may have been stopped right before it would have done this */
+    event_notifier_set(virtio_queue_get_host_notifier(ring_virtqueue(v, i)));
+    while (finished < requests) {
+        uint16_t now = load_index(s, r->used) - start;
+        int64_t time = g_get_monotonic_time();
+
+        /* A guest that sets it back does not make QEMU wait for ever */
+        if (now > finished) {
+            finished = now;
+            since = time;
+        } else if (time - since > FINISH_SECONDS * G_USEC_PER_SEC) {
+            r->lost = true;
+            error_setg(errp, "vhost-vdpa device '%s': it has not finished %u "
+                       "requests of virtqueue %u, and none for %d s; it is "
+                       "reset nevertheless, look at what the device, or its "
+                       "VDUSE daemon, waits for", s->name,
+                       requests - finished, ring_vq(v, i), FINISH_SECONDS);
+            return false;
+        } else {
+            g_usleep(FINISH_POLL_US);
+        }
+    }
+    return true;
+}
+
+/*
+ * A disk may finish a request before an earlier one, and then cannot be told
+ * where to go on.  Nor does every VDUSE daemon survive a reset before it has
+ * finished all.  Requests of a network device can wait for ever, but are
+ * finished in order, and may be lost.
+ */
+static bool step_finish_requests(VhostVDPAShared *s, Error **errp)
+{
+    Error *err = NULL;
+    VhostVDPA *v;
+    unsigned i;
+
+    if (s->device_id != VIRTIO_ID_BLOCK ||
+        s->features & BIT_ULL(VIRTIO_F_RING_PACKED)) {
+        return true;
+    }
+    FOR_EACH_RING(s, v, i) {
+        /* What one ring waits for, the others are likely to wait for too */
+        if (v->rings[i].enabled && !err) {
+            finish_ring(v, i, &err);
+        } else if (v->rings[i].enabled) {
+            v->rings[i].lost = true;
+        }
+    }
+    error_propagate(errp, err);
+    return !err;
+}
+
 static void doorbell_finalize(Object *obj)
 {
     VhostVDPADoorbell *d = VHOST_VDPA_DOORBELL(obj);
@@ -870,8 +952,12 @@ typedef struct VhostVDPATransition {
       step_map_early }
 /* One that may be working must not lose memory that it was given */
 #define RESET_RUNNING_STEPS \
-    { step_unmap_doorbells, step_reset, step_withdraw_memory, \
-      step_drain_kicks, step_map_early }
+    { step_unmap_doorbells, step_finish_requests, step_reset, \
+      step_withdraw_memory, step_drain_kicks, step_map_early }
+/* The same, of one that nobody wants to use at once */
+#define RESET_UNSUSPENDED_STEPS \
+    { step_unmap_doorbells, step_finish_requests, step_reset, \
+      step_withdraw_memory, step_drain_kicks }
 /* What made a change of state fail will most likely last */
 #define GIVE_UP_STEPS \
     { step_unmap_doorbells, step_reset, step_withdraw_memory, \
@@ -904,7 +990,7 @@ static const VhostVDPATransition transitions[] = {
     }, {
         .from = VHOST_VDPA_RUNNING, .to = VHOST_VDPA_SUSPENDED,
         .steps = { step_unmap_doorbells, step_suspend, step_drain_kicks },
-        .undo = GIVE_UP_STEPS,
+        .undo = RESET_UNSUSPENDED_STEPS,
         .otherwise = VHOST_VDPA_OWNED,
     }, {
         .from = VHOST_VDPA_SUSPENDED, .to = VHOST_VDPA_RUNNING,
@@ -1559,11 +1645,17 @@ static int vhost_vdpa_set_vring_base(struct vhost_dev *dev,
     if (s->state != VHOST_VDPA_CONFIGURED) {
         return 0;
     }
-    if (r->lost) {
+    if (r->lost && virtio_vdev_has_feature(dev->vdev, VIRTIO_F_RING_PACKED)) {
         error_setg(&err, "vhost-vdpa device '%s': it could not tell how far it "
                    "got in packed virtqueue %u before it was stopped, so the "
                    "guest's driver must reset it; packed=off avoids this",
                    s->name, ring->index);
+    } else if (r->lost) {
+        error_setg(&err, "vhost-vdpa device '%s': it had not finished its "
+                   "requests in virtqueue %u when it was stopped, so the "
+                   "guest's driver must reset it", s->name, ring->index);
+    }
+    if (err) {
         return start_failed(s, dev->vdev, err);
     }
     if (vhost_vdpa_uapi_set_vring_base(&n, ring->index, ring->num, &err)) {

@@ -1984,6 +1984,170 @@ static void test_generic(void)
     vdpa_end(t);
 }
 
+/*
+ * A disk's requests are to be finished before it is reset, as it cannot tell
+ * which of them are.  The device still is a network device, so that it depends
+ * on the wire when a request is.
+ */
+#define DISK_DEVICE "-device vhost-vdpa-device-pci,id=nic0,addr=4,vhostdev=" \
+                    VDPA_NODE " "
+#define DISK_OPTIONS "--device-id 2 "
+#define UNSUSPENDED "--suspend off --resume off"
+
+static VdpaNic *start_disk(VdpaTest **t, const char *soft, const char *qemu)
+{
+    g_autofree char *options = g_strconcat(DISK_OPTIONS, soft, NULL);
+    g_autofree char *args = g_strconcat(DISK_DEVICE, qemu, NULL);
+    VdpaNic *nic;
+
+    *t = vdpa_start_qemu(options, args);
+    nic = vdpa_nic_new(*t, VDPA_NIC_SLOT);
+    g_assert_cmpuint(nic->vdev->device_type, ==, VIRTIO_ID_BLOCK);
+    vdpa_nic_start(nic, 0);
+    vdpa_nic_check_data(nic, 1);
+    return nic;
+}
+
+#ifdef CONFIG_TRACE_LOG
+static void wait_for_line(VdpaTest *t, const char *pattern)
+{
+    int64_t end = g_get_monotonic_time() + VDPA_DEADLINE_US;
+
+    while (!vdpa_has_error(t)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+    }
+    vdpa_take_error(t, pattern);
+}
+
+typedef struct DiskFinishes {
+    const char *path;
+    const char *soft;
+    const char *command;
+    const char *error;
+} DiskFinishes;
+
+static const DiskFinishes disk_finishes[] = {
+    { "stop", UNSUSPENDED, "stop" },
+    { "reset", UNSUSPENDED, "system_reset" },
+    { "failed-suspend", "--fail SUSPEND:1:EIO", "stop", "VHOST_VDPA_SUSPEND" },
+};
+
+static void test_disk_finishes(const void *opaque)
+{
+    const DiskFinishes *data = opaque;
+    VdpaTest *t;
+    VdpaNic *nic = start_disk(&t, data->soft,
+                              "-trace vhost_vdpa_finish_requests ");
+    QDict *reply;
+    Batch tx;
+
+    batch_init(&tx, 5, 10);
+    vdpa_soft_do(t->soft, "capture on");
+    vdpa_soft_do(t->soft, "pause");
+    batch_offer_tx(nic, &tx, 0);
+    vdpa_soft_skip(t->soft);
+    qtest_qmp_send(t->qts, "{ 'execute': %s }", data->command);
+    wait_for_line(t, "vhost_vdpa_finish_requests.*: vq 1 has 5 requests");
+    if (!data->error) {
+        vdpa_assert_no_calls(t, "waiting");
+    }
+    vdpa_soft_do(t->soft, "unpause");
+    reply = qtest_qmp_receive(t->qts);
+    g_assert_true(qdict_haskey(reply, "return"));
+    qobject_unref(reply);
+    vdpa_soft_wait(t->soft, "status == 0");
+    if (data->error) {
+        vdpa_take_error(t, data->error);
+    }
+    vdpa_assert_captured(t, tx.count, tx.frame, tx.size);
+    batch_take(nic, &tx, vdpa_nic_tx(nic, 0), false);
+    if (g_str_equal(data->command, "stop")) {
+        vdpa_continue_guest(t);
+        vdpa_soft_wait(t->soft, "status == 15");
+        vdpa_nic_check_data(nic, 3);
+        vdpa_nic_free(nic);
+    } else {
+        vdpa_nic_free(nic);
+        nic = vdpa_start_nic(t, 0);
+        vdpa_nic_check_data(nic, 5);
+        vdpa_nic_free(nic);
+    }
+    vdpa_end(t);
+}
+#endif
+
+/* A vCPU may be stopped when it has made a request, but not yet notified */
+static void test_disk_notifies(void)
+{
+    VdpaTest *t;
+    VdpaNic *nic = start_disk(&t, UNSUSPENDED, "");
+    QVirtQueue *vq = vdpa_nic_tx(nic, 0);
+    uint64_t index = vq->avail + offsetof(struct vring_avail, idx);
+    uint16_t made = qtest_readw(t->qts, index);
+    Batch tx;
+
+    batch_init(&tx, 1, 10);
+    vdpa_soft_do(t->soft, "capture on");
+    tx.addr[0] = vdpa_nic_new_buffer(nic, tx.frame[0], tx.size[0]);
+    tx.head[0] = qvirtqueue_add(t->qts, vq, tx.addr[0],
+                                VDPA_HEADER_SIZE + tx.size[0], false, false);
+    qtest_writew(t->qts, vq->avail + offsetof(struct vring_avail, ring[made]),
+                 tx.head[0]);
+    qtest_writew(t->qts, index, made + 1);
+    vdpa_stop_guest(t);
+    vdpa_assert_captured(t, tx.count, tx.frame, tx.size);
+    vdpa_continue_guest(t);
+    vdpa_soft_wait(t->soft, "status == 15");
+    batch_take(nic, &tx, vq, false);
+    vdpa_nic_check_data(nic, 3);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* Nor is a device waited for that does nothing any more */
+static void test_disk_stuck(void)
+{
+    VdpaTest *t;
+    VdpaNic *nic = start_disk(&t, UNSUSPENDED, "");
+    Batch rx;
+    unsigned i;
+
+    batch_init(&rx, 5, 20);
+    batch_offer_rx(nic, &rx, 0);
+    vdpa_stop_guest(t);
+    vdpa_take_error(t, "it has not finished 5 requests of virtqueue 0, and "
+                    "none for 10 s; it is reset nevertheless");
+    vdpa_continue_guest(t);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, "it had not finished its requests in virtqueue 0 when "
+                    "it was stopped, so the guest's driver must reset it");
+    for (i = 0; i < rx.count; i++) {
+        guest_free(&t->alloc, rx.addr[i]);
+        g_free(rx.frame[i]);
+    }
+    vdpa_nic_check_recovery(nic);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
+/* What looks like requests, but cannot be */
+static void test_disk_overwritten(void)
+{
+    VdpaTest *t;
+    VdpaNic *nic = start_disk(&t, UNSUSPENDED, "");
+    QVirtQueue *vq = vdpa_nic_tx(nic, 0);
+
+    qtest_writew(t->qts, vq->avail + offsetof(struct vring_avail, idx),
+                 1 + vq->size + 1);
+    qtest_system_reset(t->qts);
+    vdpa_soft_wait(t->soft, "status == 0");
+    vdpa_nic_free(nic);
+    nic = vdpa_start_nic(t, 0);
+    vdpa_nic_check_data(nic, 3);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 /* --- Bad input --- */
 
 /**
@@ -2895,6 +3059,17 @@ static void add_tests(void)
     qtest_add_func("vhost-vdpa/figures/trace", test_trace_commit);
 #endif
     qtest_add_func("vhost-vdpa/generic", test_generic);
+#ifdef CONFIG_TRACE_LOG
+    for (i = 0; i < ARRAY_SIZE(disk_finishes); i++) {
+        g_autofree char *path = g_strdup_printf("vhost-vdpa/disk/finishes/%s",
+                                                disk_finishes[i].path);
+
+        qtest_add_data_func(path, &disk_finishes[i], test_disk_finishes);
+    }
+#endif
+    qtest_add_func("vhost-vdpa/disk/notifies", test_disk_notifies);
+    qtest_add_func("vhost-vdpa/disk/stuck", test_disk_stuck);
+    qtest_add_func("vhost-vdpa/disk/overwritten", test_disk_overwritten);
 
     for (i = 0; i < ARRAY_SIZE(bad_inputs); i++) {
         g_autofree char *path = g_strdup_printf("vhost-vdpa/bad-input/%s",
