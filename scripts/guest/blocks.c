@@ -43,7 +43,7 @@
 #include <unistd.h>
 
 #define SECTOR 512
-#define ZONES 64
+#define ZONES 32
 #define WORKERS 8
 #define MAGIC 0x6b6c622d61706476ull
 
