@@ -65,9 +65,9 @@ GUEST_IOMMUS = {
 # Versions of the kernel whose own vhost-vDPA is tested; the kinds of device
 # for scripts/kernel-tests, and the modes for scripts/conformance-tests
 KERNELS = {
-    '6.12': (['net', 'net-pa', 'net-single', 'blk', 'vp-doorbells'],
+    '6.12': (['net', 'net-pa', 'net-single', 'blk', 'vp-doorbells', 'vduse'],
              ['va', 'pa', 'single']),
-    '6.1': (['net', 'net-single', 'blk', 'vp'], ['pa', 'single']),
+    '6.1': (['net', 'net-single', 'blk', 'vp', 'vduse'], ['pa', 'single']),
 }
 
 # Deadlines are QEMU's, and longer: other work may share the machine
