@@ -199,6 +199,16 @@ void vs_memory_release(uint64_t pages)
     pthread_mutex_unlock(&charge_lock);
 }
 
+uint64_t vs_memory_charged(void)
+{
+    uint64_t pages;
+
+    pthread_mutex_lock(&charge_lock);
+    pages = charged;
+    pthread_mutex_unlock(&charge_lock);
+    return pages;
+}
+
 void vs_memory_fork(void)
 {
     pthread_mutex_init(&charge_lock, NULL);

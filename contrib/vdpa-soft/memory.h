@@ -66,6 +66,9 @@ bool vs_memory_charge(uint64_t pages, const uint64_t *limit,
 /** vs_memory_release() - give charged pages back */
 void vs_memory_release(uint64_t pages);
 
+/** vs_memory_charged() - the pages charged now */
+uint64_t vs_memory_charged(void);
+
 /** vs_memory_fork() - in a forked child, which has nothing charged */
 void vs_memory_fork(void);
 

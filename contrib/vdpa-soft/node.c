@@ -630,6 +630,21 @@ bool vs_nodes_memlock(uint64_t *bytes)
     return found;
 }
 
+unsigned vs_nodes_max_entries(void)
+{
+    unsigned entries = 0;
+    unsigned i;
+
+    for (i = 0; i < vs.count; i++) {
+        unsigned limit = vs.node[i]->cfg->max_entries;
+
+        if (limit && (!entries || limit < entries)) {
+            entries = limit;
+        }
+    }
+    return entries;
+}
+
 VsNode *vs_node_by_path(const char *path)
 {
     unsigned i;

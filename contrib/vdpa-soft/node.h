@@ -52,6 +52,9 @@ VsNode *vs_node_get(unsigned index);
  */
 bool vs_nodes_memlock(uint64_t *bytes);
 
+/** vs_nodes_max_entries() - the least --max-entries of any node, 0: no limit */
+unsigned vs_nodes_max_entries(void);
+
 /** vs_node_by_path() - NULL if @path is not exactly a node's */
 VsNode *vs_node_by_path(const char *path);
 

@@ -46,6 +46,7 @@
 #include "guard.h"
 #include "node.h"
 #include "preload.h"
+#include "sysfile.h"
 #include "transcript.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -150,6 +151,23 @@ static int open_node(VsNode *n, int flags)
     return result(fd);
 }
 
+/* Open what the program shall have instead of a file, if it shall */
+static bool open_instead(const char *path, int flags, int *fd)
+{
+    VsNode *n = by_path(path);
+
+    if (n) {
+        *fd = open_node(n, flags);
+        return true;
+    }
+    *fd = -1;
+    if (atomic_load_explicit(&active, memory_order_relaxed) && path &&
+        (flags & O_ACCMODE) == O_RDONLY) {
+        *fd = vs_sysfile_open(path);
+    }
+    return *fd >= 0;
+}
+
 /* The third argument is there only with these flags, but harmless. */
 #define MODE_ARG(flags) ({                      \
     mode_t mode_ = 0;                           \
@@ -166,19 +184,20 @@ static int open_node(VsNode *n, int flags)
     EXPORT int name(const char *path, int flags, ...)                   \
     {                                                                   \
         mode_t mode = MODE_ARG(flags);                                  \
-        VsNode *n = by_path(path);                                      \
+        int fd;                                                         \
                                                                         \
-        return n ? open_node(n, flags) : REAL(name)(path, flags, mode); \
+        return open_instead(path, flags, &fd) ?                         \
+               fd : REAL(name)(path, flags, mode);                      \
     }
 
 #define OPENAT(name)                                                    \
     EXPORT int name(int dir, const char *path, int flags, ...)          \
     {                                                                   \
         mode_t mode = MODE_ARG(flags);                                  \
-        VsNode *n = by_path(path);                                      \
+        int fd;                                                         \
                                                                         \
-        return n ? open_node(n, flags)                                  \
-                 : REAL(name)(dir, path, flags, mode);                  \
+        return open_instead(path, flags, &fd) ?                         \
+               fd : REAL(name)(dir, path, flags, mode);                 \
     }
 
 OPEN(open)
@@ -190,17 +209,19 @@ OPENAT(openat64)
 #define OPEN_2(name)                                                    \
     EXPORT int name(const char *path, int flags)                        \
     {                                                                   \
-        VsNode *n = by_path(path);                                      \
+        int fd;                                                         \
                                                                         \
-        return n ? open_node(n, flags) : REAL(name)(path, flags);       \
+        return open_instead(path, flags, &fd) ?                         \
+               fd : REAL(name)(path, flags);                            \
     }
 
 #define OPENAT_2(name)                                                  \
     EXPORT int name(int dir, const char *path, int flags)               \
     {                                                                   \
-        VsNode *n = by_path(path);                                      \
+        int fd;                                                         \
                                                                         \
-        return n ? open_node(n, flags) : REAL(name)(dir, path, flags);  \
+        return open_instead(path, flags, &fd) ?                         \
+               fd : REAL(name)(dir, path, flags);                       \
     }
 
 OPEN_2(__open_2)

@@ -1440,6 +1440,19 @@ static void case_va(void)
     g_assert_reply("\"mappings\":2,", "stats");
 }
 
+/* The kilobytes that the kernel says are pinned for devices */
+static unsigned pinned_kib(void)
+{
+    g_autofree char *text = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents("/proc/self/status", &text, NULL, NULL));
+    line = strstr(text, "\nVmPin:");
+    g_assert_nonnull(line);
+    g_assert_nonnull(strstr(line, " kB\nVmHWM:"));
+    return strtoul(line + strlen("\nVmPin:"), NULL, 10);
+}
+
 static void case_pa(void)
 {
     struct rlimit limit = { 16 * PAGE, 16 * PAGE };
@@ -1455,8 +1468,10 @@ static void case_pa(void)
     g_assert_fails(map(0x100000, 7 * PAGE, mem), EFAULT);
     g_assert_reply("RLIMIT_MEMLOCK allows 65536 bytes", "transcript");
     g_assert_cmpint(map(0x100000, 6 * PAGE, mem), ==, 72);
+    g_assert_cmpuint(pinned_kib(), ==, 64);
     g_assert_fails(map(0x200000, 1, mem), EFAULT);
     g_assert_cmpint(unmap(0, 1), ==, 72);
+    g_assert_cmpuint(pinned_kib(), ==, 24);
     g_assert_reply("\"mapped-bytes\":24576,\"mappings\":1,", "stats");
 
     /* rounded, each on its own */
@@ -1499,7 +1514,12 @@ static void case_entries(void)
 {
     char *mem = shared(2 * PAGE);
     int fd = memfd_create("entries", MFD_CLOEXEC);
+    g_autofree char *limit = NULL;
 
+    g_assert_true(g_file_get_contents(
+        "/sys/module/vhost_vdpa/parameters/max_iotlb_entries", &limit, NULL,
+        NULL));
+    g_assert_cmpstr(limit, ==, "3\n");
     /* one page twice is two entries, pinned or not */
     g_assert_works(ftruncate(fd, PAGE));
     g_assert_true(mmap(mem, PAGE, PROT_READ | PROT_WRITE,
