@@ -45,6 +45,9 @@
 /* How long who wants to know of errors waits for the end, so as to see most */
 #define PATIENCE_MS 40
 
+/* What limits the entries of an address space, where the kernel has a limit */
+#define MAX_ENTRIES "/sys/module/vhost_vdpa/parameters/max_iotlb_entries"
+
 /**
  * struct VhostVDPAView - a window of the address space behind a vIOMMU
  * @m: whose it is
@@ -226,19 +229,67 @@ static uint64_t memlock_room(uint64_t *limit, uint64_t *pinned)
     return *limit - MIN(*pinned, *limit);
 }
 
+/* How many entries the kernel keeps for an address space, 0 if unknown */
+static unsigned max_entries(void)
+{
+    g_autofree char *text = NULL;
+    unsigned entries;
+
+    if (!g_file_get_contents(MAX_ENTRIES, &text, NULL, NULL) ||
+        qemu_strtoui(g_strchomp(text), NULL, 10, &entries)) {
+        return 0;
+    }
+    return entries;
+}
+
 /*
- * Say more than the kernel does, which reports nearly everything as EFAULT.
- * The limit is on all that the process has pinned, for whatever device
- * (drivers/vhost/vdpa.c, vhost_vdpa_pa_map()).
+ * What is known of why the kernel may have refused to map something, or NULL:
+ * it reports nearly everything as EFAULT.
+ *
+ * The limit of locked memory is on all that the process has pinned, for
+ * whatever device, and asked for before anything else; but only by drivers that
+ * pin memory, for which all that is mapped is pinned. Those take an entry for
+ * each run of physical pages, others one or more for each of ours
+ * (drivers/vhost/vdpa.c, vhost_vdpa_pa_map(), vhost_vdpa_va_map()).
  */
+static char *explain_map(const VhostVDPAIOTLBFailure *failure,
+                         const VhostVDPAIOTLBStats *stats)
+{
+    const unsigned entries = max_entries();
+    uint64_t limit, pinned;
+    uint64_t room = memlock_room(&limit, &pinned);
+
+    if (failure->last - failure->first >= room && pinned >= stats->bytes) {
+        return g_strdup_printf(
+            "RLIMIT_MEMLOCK is %" PRIu64 " bytes, of which %" PRIu64
+            " are in use, but the guest's memory is %" PRIu64 " bytes: "
+            "raise the limit (ulimit -l, LimitMEMLOCK=, or libvirt's "
+            "<memtune> <hard_limit>)", limit, pinned, stats->bytes_desired);
+    }
+    if (entries && stats->entries >= entries) {
+        return g_strdup_printf(
+            "the kernel keeps %u entries for an address space, which are in "
+            "use: raise max_iotlb_entries of its module vhost_vdpa", entries);
+    }
+    if (entries) {
+        return g_strdup_printf(
+            "the memory may not be writable or not be of a kind that devices "
+            "can access, or the host's IOMMU has no room, or more than %u "
+            "entries would be needed: use huge pages for the guest's memory "
+            "(hugetlb=on), raise max_iotlb_entries of the kernel's module "
+            "vhost_vdpa, or look at the host's kernel log", entries);
+    }
+    return NULL;
+}
+
+/* Say what may be the cause of a failure, and what to do about it */
 static void explain(VhostVDPAMemory *m, Error *cause, Error **errp)
 {
     const VhostVDPAIOTLBFailure *failure =
         vhost_vdpa_iotlb_failure(m->iotlb, VHOST_VDPA_GUEST_ASID);
     const char *advice = "look at the host's kernel log";
-    g_autofree char *limits = NULL;
+    g_autofree char *known = NULL;
     VhostVDPAIOTLBStats stats;
-    uint64_t limit, pinned;
 
     vhost_vdpa_iotlb_stats(m->iotlb, VHOST_VDPA_GUEST_ASID, &stats);
     if ((!failure || failure->step == VHOST_VDPA_IOTLB_STEP_RANGE) &&
@@ -253,15 +304,8 @@ static void explain(VhostVDPAMemory *m, Error *cause, Error **errp)
         advice = "the memory may not be writable or not be of a kind that "
                  "devices can access, or the host's IOMMU has no room: look "
                  "at the host's kernel log";
-        if (failure->last - failure->first >= memlock_room(&limit, &pinned)) {
-            limits = g_strdup_printf(
-                "RLIMIT_MEMLOCK is %" PRIu64 " bytes, of which %" PRIu64
-                " are in use, but the guest's memory is %" PRIu64 " bytes: "
-                "raise the limit (ulimit -l, LimitMEMLOCK=, or libvirt's "
-                "<memtune> <hard_limit>)", limit, pinned,
-                stats.bytes_desired);
-            advice = limits;
-        }
+        known = explain_map(failure, &stats);
+        advice = known ?: advice;
     }
     error_setg(errp, "vhost-vdpa device '%s': %s; %s", m->node.name,
                error_get_pretty(cause), advice);

@@ -834,6 +834,68 @@ static bool may_lock(const char *soft)
     "-m 2M -object memory-backend-memfd,id=shm-ram,size=2M,share=on "  \
     "-M memory-backend=shm-ram "
 
+/*
+ * A DIMM that would need more entries than the kernel keeps for an address
+ * space. The locked memory is not to blame for it: a driver of the first kind
+ * does not lock any, and the second one may lock all.
+ */
+static void test_max_entries(const void *opaque)
+{
+    static const char * const soft[] = {
+        [false] = "--map va --max-entries %u",
+        /* The kernel's default, and memory in the worst order */
+        [true] = "--map pa --chunk 4096 --memlock unlimited "
+                 "--max-entries %u",
+    };
+    static const char * const messages[] = {
+        [false] = "address space 0: Bad address; the kernel keeps %u entries "
+                  "for an address space, which are in use: raise "
+                  "max_iotlb_entries of its module vhost_vdpa$",
+        [true] = "address space 0: Bad address; the memory [^;]*more than %u "
+                 "entries would be needed: use huge pages for the guest's "
+                 "memory \\(hugetlb=on\\), raise max_iotlb_entries",
+    };
+    const bool pinned = opaque;
+    g_autofree char *range = g_strdup_printf("'" VDPA_NODE "': cannot map IOVA "
+                                             "0x100000000-0x103ffffff .*");
+    g_autofree char *options = NULL, *message = NULL, *pattern = NULL;
+    struct rlimit old, limit;
+    unsigned entries = 2048;
+    VdpaNic *nic;
+    VdpaTest *t;
+
+    if (!pinned) {
+        /* As many as there are without the DIMM */
+        t = vdpa_start_qemu("--map va", SMALL_OPTIONS VDPA_NETDEV_OPTION
+                            VDPA_NIC_OPTION);
+        nic = vdpa_start_nic(t, 0);
+        entries = vdpa_soft_number(t->soft, "mappings");
+        vdpa_nic_free(nic);
+        vdpa_end(t);
+    }
+    options = g_strdup_printf(soft[pinned], entries);
+    message = g_strdup_printf(messages[pinned], entries);
+    pattern = g_strconcat(range, message, NULL);
+
+    g_assert_cmpint(getrlimit(RLIMIT_MEMLOCK, &old), ==, 0);
+    limit = old;
+    limit.rlim_cur = MIN(limit.rlim_max, MiB);
+    g_assert_cmpint(setrlimit(RLIMIT_MEMLOCK, &limit), ==, 0);
+    t = vdpa_start_qemu(options, SMALL_OPTIONS VDPA_NETDEV_OPTION
+                        VDPA_NIC_OPTION);
+    g_assert_cmpint(setrlimit(RLIMIT_MEMLOCK, &old), ==, 0);
+    nic = vdpa_start_nic(t, 0);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_add_dimm(t, 64);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, pattern);
+    /* Without it, all is well again */
+    vdpa_remove_dimm(t);
+    vdpa_nic_check_recovery(nic);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 #define VGA_SLOT 5
 #define VGA_OPTIONS "-device VGA,addr=5,vgamem_mb=1,romfile= "
 #define VGA_BAR PCI_BASE_ADDRESS_0
@@ -2353,6 +2415,10 @@ int main(int argc, char **argv)
     qtest_add_func("vhost-vdpa/memory/hotplug-fails",
                    test_hotplug_memory_fails);
     qtest_add_func("vhost-vdpa/memory/memlock", test_memlock);
+    qtest_add_data_func("vhost-vdpa/memory/max-entries/va", (void *)false,
+                        test_max_entries);
+    qtest_add_data_func("vhost-vdpa/memory/max-entries/pa", (void *)true,
+                        test_max_entries);
     qtest_add_func("vhost-vdpa/memory/private", test_private_memory);
     qtest_add_func("vhost-vdpa/memory/access-platform",
                    test_access_platform);
