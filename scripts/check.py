@@ -67,7 +67,7 @@ GUEST_IOMMUS = {
 KERNELS = {
     '6.12': (['net', 'net-pa', 'net-single', 'blk', 'vp-doorbells', 'vduse'],
              ['va', 'pa', 'single']),
-    '6.1': (['net', 'net-single', 'blk', 'vp', 'vduse'], ['pa', 'single']),
+    '6.1': (['net-pa', 'net-single', 'blk', 'vp', 'vduse'], ['pa', 'single']),
 }
 
 # Deadlines are QEMU's, and longer: other work may share the machine
