@@ -11,6 +11,7 @@
 #endif
 
 #include <errno.h>
+#include <glib.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,7 +40,7 @@ static bool write_status(FILE *to)
     }
     while (getline(&line, &size, from) > 0) {
         if (strncmp(line, PINNED, strlen(PINNED)) == 0) {
-            uint64_t more = strtoull(line + strlen(PINNED), NULL, 10);
+            uint64_t more = g_ascii_strtoull(line + strlen(PINNED), NULL, 10);
 
             fprintf(to, PINNED "\t%8" PRIu64 " kB\n", pinned + more);
         } else {

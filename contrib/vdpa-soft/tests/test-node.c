@@ -1450,7 +1450,7 @@ static unsigned pinned_kib(void)
     line = strstr(text, "\nVmPin:");
     g_assert_nonnull(line);
     g_assert_nonnull(strstr(line, " kB\nVmHWM:"));
-    return strtoul(line + strlen("\nVmPin:"), NULL, 10);
+    return g_ascii_strtoull(line + strlen("\nVmPin:"), NULL, 10);
 }
 
 static void case_pa(void)
