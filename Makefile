@@ -13,9 +13,9 @@
 ##                       ONLY=PATTERN runs the tests whose name matches,
 ##                       V=1 shows each test
 ## make check-kernel     of these, run those on real kernels, which it compiles
-## make bench-iotlb      measure what the device is told about memory, beside
-##                       QEMU's own backend, which it compiles, too; RUNS=N
-##                       is how often, see bench/iotlb --help for more
+## make bench            measure the backend beside QEMU's own one, which it
+##                       compiles, too; RUNS=N is how often, ONLY=PART does
+##                       one part alone, see bench/run --help for more
 ## make build            only compile
 ## make graft TREE=DIR   put the backend into a QEMU 10.0 source tree;
 ##                       PATCHES=1 applies what is in patches/, too
@@ -40,7 +40,7 @@ export QEMU_SRC DEBUG JOBS FORCE NO_PACKAGES V ONLY VHOSTDEV INTERACTIVE WHERE
 
 GRAFT := /usr/bin/python3 -B scripts/graft.py
 
-.PHONY: help build run check check-kernel bench-iotlb graft ungraft patches
+.PHONY: help build run check check-kernel bench graft ungraft patches
 .PHONY: check-patches clean distclean
 
 help:
@@ -58,8 +58,9 @@ check:
 check-kernel:
 	@ONLY='kernel-*' scripts/check
 
-bench-iotlb:
-	@/usr/bin/python3 -B bench/iotlb $(if $(RUNS),--runs $(RUNS))
+bench:
+	@/usr/bin/python3 -B bench/run $(if $(RUNS),--runs $(RUNS)) \
+	    $(ONLY:%=--only %)
 
 graft ungraft:
 	@test -n "$(TREE)" || \

@@ -480,7 +480,7 @@ def make_jobs(build, logs, wanted):
     script('make-run', 'scripts/run-guest', deadline=600)
     jobs += [job for some in kernel_jobs().values() for job in some
              if wanted(job.name)]
-    script('bench-iotlb', 'bench/iotlb', '--check', tap=True)
+    script('bench', 'bench/run', '--check', tap=True)
     script('check', 'scripts/test-check.py', tap=True)
     script('conformance', 'scripts/test-conformance.py', tap=True)
     script('graft', 'scripts/test-graft.py', tree, tap=True)

@@ -1,91 +1,24 @@
 """A test that the benchmark works, and that what it counts is as expected
 
-The figures are exact: who changes one of them on purpose changes it here,
-too.  Nothing depends on how long something takes.
+The figures are exact: who changes one of them on purpose changes it here, or
+in the part, too.  Nothing depends on how long something takes.
 
 Copyright (c) 2026 The vhost-vdpa backend authors
 
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
-import threading
-import time
+import json
+import os
+import tempfile
 import traceback
+from xml.etree import ElementTree
 
-from . import changes, commit, guest, lives, monitor, trees
-from .machine import DEADLINE, BenchError
+from . import parts
+from .machine import BenchError
 from .mappings import Extent, Floor
-
-# Regions of RAM that the device reaches: low memory, the area of ROMs, the
-# rest of RAM, the firmware; then the graphics card and ivshmem
-PLAIN, CARDS = 4, 6
-# The last two of the plain ones
-START = (2, 0, 1)
-# All others
-BOOT = {False: (2, 0, 1), True: (4, 0, 1)}
-
-
-def expected(persist, cards):
-    """{phase: (UPDATEs, INVALIDATEs, batches)}"""
-    regions = CARDS if cards else PLAIN
-    # One batch of removals, one of additions, or nothing at all
-    reset = (0, 0, 0) if persist else (regions, regions, 2)
-    result = {
-        'start of QEMU': START,
-        'boot': BOOT[cards],
-        f'{lives.RELOADS} driver reloads':
-        tuple(lives.RELOADS * number for number in reset),
-    }
-    if cards:
-        moves, few = 2 * lives.MOVES, 2 * (lives.MOVES - 1)
-        result.update({
-            # Both BARs go away while the device still runs.  A batch of one
-            # INVALIDATE would be of no use.  What is mapped anew right after
-            # the device's reset loses them, too
-            'reboot': (2, 2, 1) if persist else
-                      tuple(map(sum, zip(reset, (2, 2, 1)))),
-            f'{lives.DIMMS} DIMMs added': (lives.DIMMS, 0, lives.DIMMS),
-            f'{lives.DIMMS} DIMMs removed': (0, lives.DIMMS, 0),
-            f'{moves} BAR moves': (moves, moves, moves),
-            'stop, cont': (0, 0, 0),
-            # Additions wait for the next removal, or until the device runs;
-            # all but the first removal are in a batch with one
-            f'stop, {few} BAR moves, cont': (few, few, few),
-        })
-    result['exit'] = (0, 0, 0)
-    return result
-
-
-def check_life(persist, cards):
-    """The figures of one life"""
-    life = lives.Life(trees.OURS, lives.KINDS['sim'], persist, cards)
-    found = {phase.name: (phase.figures['updates'],
-                          phase.figures['invalidates'],
-                          phase.figures['markers'] / 2)
-             for phase in life.phases}
-    wrong = [f'{name}: (UPDATEs, INVALIDATEs, batches) is '
-             f'{found.get(name)}, not {wanted}'
-             for name, wanted in expected(persist, cards).items()
-             if found.get(name) != wanted]
-    wrong += [f'{name} is not expected at all' for name in
-              found.keys() - expected(persist, cards).keys()]
-    for key in ('missing', 'excess', 'faults', 'complaints'):
-        if getattr(life, key):
-            wrong.append(f'{key} is {getattr(life, key)}, not 0')
-    total = life.total.figures
-    if total['failed']:
-        wrong.append(f'{total["failed"]} messages were refused')
-    # Nobody does better than the floor
-    for name, value in (
-            ('messages', total['updates'] + total['invalidates']),
-            ('bytes_mapped', total['bytes_mapped']),
-            ('bytes_unmapped', total['bytes_unmapped'])):
-        if value < total[f'floor_{name}']:
-            wrong.append(f'{name} is {value}, less than the floor of '
-                         f'{total[f"floor_{name}"]}')
-    if not total['floor_messages']:
-        wrong.append('the floor is nothing')
-    return wrong
+from .plot import Plot
+from .report import Part, Row, Sample, save, text_of
 
 
 def check_floor():
@@ -138,119 +71,124 @@ def check_floor():
     return wrong
 
 
-def check_changes():
-    """Messages for single changes"""
-    found = changes.Changes(trees.OURS, changes.REGIONS[0]).messages
-    # INVALIDATE, and UPDATE with the two markers of a batch
-    wanted = {'bar': 4, 'dimm': 3, 'reload': 0}
-    return [] if found == wanted else [f'messages are {found}, not {wanted}']
-
-
-def check_commit():
-    """What a commit costs does not depend on what did not change"""
-    few = commit.measure(100, 10, 3)[100, 10]
-    many = commit.measure(100000, 10, 3)[100000, 10]
+def check_rows():
+    """What the one table says of a figure, and what it repeats"""
+    five, six, wide = Sample([5]), Sample([6]), Sample([4, 5, 6, 7, 8])
+    # Row, and: ratio, distance from the floor, verdict
+    cases = [
+        (Row('more', 'u', six, five, 4), '1.20', '1.50', 'WORSE'),
+        (Row('less', 'u', five, six, 5), '0.83', '1.00', ''),
+        (Row('same', 'u', five, five, 0), 'equal', 'more', ''),
+        (Row('spread', 'u', six, wide), 'equal', '-', ''),
+        (Row('rate less', 'u', five, six, 10, True), '0.83', '0.50', 'WORSE'),
+        (Row('rate more', 'u', six, five, None, True), '1.20', '-', ''),
+        (Row('from nothing', 'u', five, Sample([0])), 'more', '-', 'WORSE'),
+        (Row('to nothing', 'u', Sample([0]), five, 0), '0.00', '1.00', ''),
+        (Row('theirs cannot', 'u', five, None, 5), '-', '1.00', ''),
+        (Row('ours cannot', 'u', None, five, 5), '-', '-', 'WORSE'),
+        (Row('nobody can', 'u', None, None), '-', '-', ''),
+    ]
     wrong = []
-    if few['lookups'] != many['lookups'] or not few['lookups']:
-        wrong.append(f'10 changes take {few["lookups"]} lookups among 100 '
-                     f'ranges, {many["lookups"]} among 100000')
-    # An INVALIDATE and an UPDATE for each, and the markers
-    if few['messages'] != 22 or many['messages'] != 22:
-        wrong.append(f'10 changes take {few["messages"]} and '
-                     f'{many["messages"]} messages, not 22')
+    for row, ratio, distance, verdict in cases:
+        cells = row.cells()
+        if (cells[5], cells[7], cells[8]) != (ratio, distance, verdict):
+            wrong.append(f'{row.name}: {cells}, not {ratio}, {distance}, '
+                         f'{verdict}')
+    part = Part([row for row, *_ in cases], 'its own text\n', {'key': [1]})
+    text = text_of({'machine': 'a name'}, {'part': part}, {'part': 'title'})
+    for row, _, _, verdict in cases:
+        # The second time is in the list of those
+        wanted = 2 if verdict else 1
+        if text.count(f'part: {row.name} ') != wanted:
+            wrong.append(f'{row.name} is not there {wanted} times: {text}')
+    for words in ('machine: a name', 'part: title', 'its own text',
+                  'Worse in 4 of 11 rows.'):
+        if words not in text:
+            wrong.append(f'"{words}" is not there: {text}')
+    better = text_of({}, {'part': Part([cases[1][0]], '', {})}, {})
+    if 'WORSE' in better or 'Not worse in any of 1 rows.' not in better:
+        wrong.append(f'what is better looks worse: {better}')
     return wrong
 
 
-def check_watch():
-    """What the watch says of a monitor that is late with one answer"""
-    asked, taken = [], []
-    late, go_on = threading.Event(), threading.Event()
-
-    def answer(peer):
-        with peer.makefile('rw', encoding='utf-8') as file:
-            file.write('{"QMP": {}}\n')
-            for _ in file:
-                asked.append(time.perf_counter_ns())
-                if len(asked) == 3:
-                    late.set()
-                    go_on.wait(DEADLINE)
-                taken.append(time.perf_counter_ns() - asked[-1])
-                file.write('{"event": "RESUME"}\n{"return": {}}\n')
-                file.flush()
-
+def check_plots():
+    """A plot is XML, and shows all points where they belong"""
+    name = '{http://www.w3.org/2000/svg}'
+    points = [(1, 0, 0, 0), (4, 2, 1, 3), (64, 4000, 4000, 4000)]
     wrong = []
-    with monitor.Watch() as watch:
-        server = threading.Thread(target=answer, args=(watch.peer,))
-        server.start()
-        for period in range(2):
-            before = len(asked)
-            watch.longest = 1 << 62
-            start = time.perf_counter_ns()
-            watch.begin()
-            late.wait(DEADLINE)
-            end = time.perf_counter_ns()
-            go_on.set()
-            watch.end()
-            total = time.perf_counter_ns() - start
-            # The first one of all is not a question
-            first = max(before, 1)
-            if watch.answers != len(asked) - first:
-                wrong.append(f'period {period}: {watch.answers} of '
-                             f'{len(asked) - first} answers counted')
-            if not max(taken[first:]) <= watch.longest <= total:
-                wrong.append(f'period {period}: longest is {watch.longest}, '
-                             f'of {total}, although {max(taken[first:])} '
-                             'passed')
-            if asked[-1] < end:
-                wrong.append(f'period {period}: nothing asked at its end')
-        if watch.first < taken[0]:
-            wrong.append('the first answer comes before it is given')
-    server.join()
+    for log in (False, True):
+        series = {'ours <&>': points, 'theirs': points[1:],
+                  'floor': [(1, 1, 1, 1), (64, 1, 1, 1)], 'none': []}
+        plot = Plot('a-name', 'A <title> & more', 'x', 'y', log, log, series)
+        root = ElementTree.fromstring(plot.svg())
+        drawn = {}
+        for group in root.findall(f'{name}g'):
+            marks = group.findall(f'{name}g')
+            drawn[group.find(f'{name}title').text] = [
+                mark.find(f'{name}path').get('d') for mark in marks]
+        found = {label: len(marks) for label, marks in drawn.items()}
+        if found != {'ours <&>': 3, 'theirs': 2, 'floor': 2}:
+            wrong.append(f'the points are {found}')
+            continue
+        places = [[float(part) for part in mark[1:].split('a')[0].split()]
+                  for mark in drawn['ours <&>']]
+        if not (places[0][0] < places[1][0] < places[2][0] and
+                places[0][1] > places[1][1] > places[2][1]):
+            wrong.append(f'the points are at {places}')
+        texts = [element.text for element in root.iter(f'{name}text')]
+        for wanted in ('A <title> & more', 'x', 'y', '1', '4', '64', '0'):
+            if wanted not in texts:
+                wrong.append(f'"{wanted}" is not among {texts}')
+        if sum('dashed' in element.get('class', '')
+               for element in root.iter(f'{name}path')) != 2:
+            wrong.append('the floor is not dashed')
+        for x, y in places:
+            if not (0 < x < float(root.get('width')) and
+                    0 < y < float(root.get('height'))):
+                wrong.append(f'{x}, {y} is outside')
     return wrong
 
 
-def check_monitor():
-    """Memory is mapped in slices, each time once, before the device runs"""
-    memory = 2 * monitor.GIB
-    # What the backend maps at once.  Slices are smaller, and the slower the
-    # machine is the more so
-    largest = monitor.GIB // 2
+def check_save():
+    """A report replaces the former one, with its plots"""
     wrong = []
-    found = monitor.Monitor(trees.OURS, 2, 100)
-    for situation, calls in found.calls.items():
-        updates, runs = [], []
-        for number, call in enumerate(calls):
-            arguments = call['args']
-            if call['call'] == 'IOTLB_UPDATE' and \
-                    guest.MIB <= arguments['iova'] < memory:
-                updates.append((number, arguments['size']))
-            elif call['call'] == 'SET_STATUS' and \
-                    arguments['status'] & guest.DRIVER_OK:
-                runs.append(number)
-        sizes = [size for _, size in updates]
-        total = sum(sizes)
-        if total != memory - guest.MIB:
-            wrong.append(f'{situation}: {total} bytes above 1 MiB mapped, '
-                         f'not {memory - guest.MIB}')
-        if max(sizes, default=0) > largest:
-            wrong.append(f'{situation}: slices of {sizes} bytes')
-        if len(runs) != 1 or updates and runs[0] < updates[-1][0]:
-            wrong.append(f'{situation}: DRIVER_OK is in {runs}, the last '
-                         f'IOTLB_UPDATE in {updates[-1:]}')
-    if found.figures.keys() != monitor.SITUATIONS.keys():
-        wrong.append(f'figures are of {list(found.figures)}')
+    row = Row('row', 'u', Sample([1, 2, 3]), None, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ('former', 'now'):
+            series = {'ours': [(1, 1, 1, 1)]}
+            plot = Plot(name, 'title', 'x', 'y', False, False, series)
+            path = save(f'text {name}\n', {'machine': name},
+                        {'part': Part([row], '', {'key': name}, [plot])},
+                        folder)
+        found = sorted(os.listdir(folder))
+        if found != ['bench.json', 'bench.txt', 'now.svg']:
+            wrong.append(f'files are {found}')
+        with open(path, encoding='utf-8') as file:
+            if file.read() != 'text now\n':
+                wrong.append('the text is another one')
+        with open(os.path.join(folder, 'bench.json'),
+                  encoding='utf-8') as file:
+            saved = json.load(file)
+        if (saved['machine'] != {'machine': 'now'} or
+                saved['part']['figures'] != {'key': 'now'} or
+                saved['part']['rows'][0]['ours']['values'] != [1, 2, 3]):
+            wrong.append(f'JSON is {saved}')
     return wrong
 
 
-def main():
-    """Run all tests; returns the exit status"""
-    tests = [(f'lives/{"" if persist else "no-"}persist/'
-              f'{"all" if cards else "reloads"}',
-              check_life, (persist, cards))
-             for persist in (True, False) for cards in (False, True)]
-    tests += [('floor', check_floor, ()), ('changes', check_changes, ()),
-              ('commit', check_commit, ()), ('watch', check_watch, ()),
-              ('monitor', check_monitor, ())]
+FRAME = [('frame/floor', check_floor, ()), ('frame/rows', check_rows, ()),
+         ('frame/plots', check_plots, ()), ('frame/save', check_save, ())]
+
+
+def main(names):
+    """Run the tests of the frame and of some parts
+
+    Returns the exit status.
+    """
+    tests = list(FRAME)
+    for name in names:
+        tests += [(f'{name}/{test}', function, arguments) for
+                  test, function, arguments in parts.module(name).TESTS]
     failed = 0
     print(f'1..{len(tests)}', flush=True)
     for number, (name, function, arguments) in enumerate(tests, 1):

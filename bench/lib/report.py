@@ -6,6 +6,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 """
 
 import datetime
+import glob
 import json
 import os
 import platform
@@ -32,18 +33,24 @@ class Sample:
             self.low = self.median = self.high = self.values[0]
         self.exact = min(self.values) == max(self.values)
 
+    def scaled(self, factor):
+        """The same in another unit"""
+        return Sample(value * factor for value in self.values)
+
     def json(self):
         """For the report"""
         return {'median': self.median, 'low': self.low, 'high': self.high,
                 'values': self.values}
 
 
-def ratio(ours, theirs):
-    """Ours divided by theirs, as text
+def equal(ours, theirs):
+    """Whether the middle halves of the two Samples overlap"""
+    return ours.low <= theirs.high and theirs.low <= ours.high
 
-    "equal" if the middle halves of the two Samples overlap
-    """
-    if ours.low <= theirs.high and theirs.low <= ours.high:
+
+def ratio(ours, theirs):
+    """Ours divided by theirs, as text; or "equal" """
+    if equal(ours, theirs):
         return 'equal'
     if not theirs.median:
         return 'more'
@@ -122,6 +129,124 @@ class Table:
         return '\n'.join(lines) + '\n'
 
 
+def number(value):
+    """A number of any size, as text"""
+    if value == int(value) or abs(value) >= 1000:
+        return f'{value:.0f}'
+    return f'{value:.3g}'
+
+
+class Row:
+    """One line of the one table: a figure, on both sides
+
+    @name: what was measured
+    @unit: of all values
+    @ours, @theirs: Samples; None if that side cannot do this, or has nothing
+                    like it
+    @floor: the least (or most) that is possible; None if it is not known
+    @more_is_better: as it says
+    """
+
+    def __init__(self, name, unit, ours, theirs, floor=None,
+                 more_is_better=False):
+        # pylint: disable=too-many-arguments,too-many-positional-arguments
+        self.name = name
+        self.unit = unit
+        self.ours = ours
+        self.theirs = theirs
+        self.floor = floor
+        self._more_is_better = more_is_better
+
+    @property
+    def worse(self):
+        """Whether we are worse, by more than the spread"""
+        if self.ours is None or self.theirs is None:
+            return self.theirs is not None
+        if equal(self.ours, self.theirs):
+            return False
+        return ((self.ours.median < self.theirs.median) ==
+                self._more_is_better)
+
+    def cells(self):
+        """Of ROW_COLUMNS"""
+        cells = [self.unit]
+        for sample in (self.ours, self.theirs):
+            if sample is None:
+                cells += ['none', '']
+            else:
+                cells += [number(sample.median),
+                          '' if sample.low == sample.high else
+                          f'{number(sample.low)}-{number(sample.high)}']
+        both = self.ours is not None and self.theirs is not None
+        cells += [ratio(self.ours, self.theirs) if both else '-',
+                  '-' if self.floor is None else number(self.floor),
+                  self._distance(), 'WORSE' if self.worse else '']
+        return cells
+
+    def _distance(self):
+        """How far we are from the floor"""
+        if self.floor is None or self.ours is None:
+            return '-'
+        if not self.floor:
+            return 'more' if self.ours.median else '1.00'
+        return f'{self.ours.median / self.floor:.2f}'
+
+    def json(self):
+        """For the report"""
+        return {'name': self.name, 'unit': self.unit,
+                'ours': self.ours and self.ours.json(),
+                'theirs': self.theirs and self.theirs.json(),
+                'floor': self.floor, 'worse': self.worse,
+                'more_is_better': self._more_is_better}
+
+
+class Part:
+    """What a part of the benchmark found
+
+    @rows: [Row]
+    @text: tables with more than that, or ''
+    @figures: all values, for JSON
+    @plots: [plot.Plot]
+    """
+
+    def __init__(self, rows, text, figures, plots=()):
+        self.rows = rows
+        self.text = text
+        self.figures = figures
+        self.plots = list(plots)
+
+    def json(self):
+        """For the report"""
+        return {'rows': [row.json() for row in self.rows],
+                'figures': self.figures}
+
+
+ROW_COLUMNS = [('', ['unit']), ('ours', ['median', 'range']),
+               ('theirs', ['median', 'range']), ('', ['ratio']),
+               ('', ['floor', 'ours/floor']), ('', ['verdict'])]
+
+
+def the_table(parts):
+    """The one table of all Parts, {name: Part}, as text
+
+    After it comes what we are worse in.
+    """
+    table = Table('All at a glance', ROW_COLUMNS)
+    worse = Table('WORSE than theirs', ROW_COLUMNS)
+    count_worse = total = 0
+    for name, part in parts.items():
+        for row in part.rows:
+            table.add(f'{name}: {row.name}', *row.cells())
+            total += 1
+            if row.worse:
+                worse.add(f'{name}: {row.name}', *row.cells())
+                count_worse += 1
+    if not count_worse:
+        return f'{table.text()}\nNot worse in any of {total} rows.\n'
+    return (f'{table.text()}\n{worse.text()}\n'
+            f'Worse in {count_worse} of {total} rows.\n')
+
+
 def _processor():
     with open('/proc/cpuinfo', encoding='utf-8') as file:
         for line in file:
@@ -154,13 +279,40 @@ def machine():
     }
 
 
-def save(name, text, figures):
-    """Write a report to build/bench; returns the path of the text"""
-    os.makedirs(trees.RESULTS, exist_ok=True)
-    path = os.path.join(trees.RESULTS, name)
+def text_of(about, parts, titles):
+    """The whole report, as text
+
+    @about: {name: text} of the machine()
+    @parts: {name: Part}
+    @titles: {name: title}
+    """
+    texts = [''.join(f'{name}: {value}\n' for name, value in about.items())]
+    for name, part in parts.items():
+        if part.text:
+            texts.append(f'{name}: {titles[name]}\n\n{part.text}')
+    texts.append(the_table(parts))
+    return '\n'.join(texts)
+
+
+def save(text, about, parts, folder=trees.RESULTS):
+    """Write a report, in place of the former one
+
+    Returns the path of the text.
+    """
+    os.makedirs(folder, exist_ok=True)
+    for path in glob.glob(os.path.join(folder, '*.svg')):
+        os.unlink(path)
+    path = os.path.join(folder, 'bench')
     with open(f'{path}.json', 'w', encoding='utf-8') as file:
-        json.dump(figures, file, indent=1)
+        json.dump({'machine': about, **{name: part.json()
+                                        for name, part in parts.items()}},
+                  file, indent=1)
         file.write('\n')
+    for part in parts.values():
+        for plot in part.plots:
+            with open(os.path.join(folder, f'{plot.name}.svg'), 'w',
+                      encoding='utf-8') as file:
+                file.write(plot.svg())
     with open(f'{path}.txt', 'w', encoding='utf-8') as file:
         file.write(text)
     return f'{path}.txt'

@@ -21,6 +21,8 @@ RESULTS = os.path.join(BUILD, 'bench')
 # The software device comes from our tree, and serves both
 DEVICE = ['contrib/vdpa-soft/vdpa-soft', 'contrib/vdpa-soft/libvdpa-soft.so']
 QEMU = 'qemu-system-x86_64'
+# What else of our tree the parts of the benchmark use
+PROGRAMS = [*DEVICE, 'tests/bench/vhost-vdpa-iotlb-bench']
 
 
 class Tree:
@@ -64,6 +66,14 @@ class Tree:
 
 OURS = Tree('ours', 'qemu', build=os.environ.get('QEMU_BUILD'))
 THEIRS = Tree('theirs', 'qemu-upstream', ['--upstream'])
+
+
+def by_turns(runs):
+    """(run, tree), so that neither is always the first"""
+    pair = [OURS, THEIRS]
+    for run in range(runs):
+        for tree in pair if run % 2 == 0 else reversed(pair):
+            yield run, tree
 
 
 def use_qemu_modules():

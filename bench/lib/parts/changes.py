@@ -7,8 +7,10 @@ SPDX-License-Identifier: GPL-2.0-or-later
 
 import statistics
 
-from . import guest
-from .machine import Machine
+from .. import guest, plot, report, trees
+from ..machine import Machine
+
+TITLE = 'how long a change of memory takes, with many regions'
 
 MIB = guest.MIB
 
@@ -28,7 +30,6 @@ DEVICE = ['--like', 'sim', '--map', 'any', '--dma-map', '--no-feature',
 TOGGLES = 20
 PLUGS = 4
 RELOADS = 10
-
 
 
 class Operation:
@@ -129,3 +130,81 @@ class Changes:
     def _reload(self):
         nic = self._guest.nic
         return nic.unload() + nic.load()
+
+
+FIGURES = {
+    'times': ('until the answer', 'us', 1e-3),
+    'processor': ('processor time', 'us', 1e-3),
+    'messages': ('messages', 'messages', 1),
+}
+
+
+def plot_of(key, operation, figures):
+    """The Plot of an operation's time against the number of regions"""
+    return plot.Plot(
+        f'changes-{key}', f'{operation.name}: time until the answer',
+        'regions of RAM', 'us', True, False,
+        {side: [(figure['regions'], *(figure['times'][side][which] / 1000
+                                      for which in ('median', 'low', 'high')))
+                for figure in figures
+                if figure['operation'] == operation.name]
+         for side in (trees.OURS.name, trees.THEIRS.name)})
+
+
+def run(args, progress):
+    """The part "changes" """
+    columns = ['ours', 'range', 'theirs', 'range', 'ratio']
+    table = report.Table(
+        f'Changes of memory, {args.runs} runs on each side', [
+            ('us until the answer', columns),
+            ('us of processor time', columns),
+            ('messages', ['ours', 'theirs', 'ratio', 'floor'])])
+    figures, rows = [], []
+    for regions in REGIONS[:1 if args.quick else None]:
+        runs = {trees.OURS: [], trees.THEIRS: []}
+        for number, tree in trees.by_turns(args.runs):
+            progress(f'changes: {regions} regions more, run {number + 1}, '
+                     f'{tree.name}')
+            runs[tree].append(Changes(tree, regions))
+        # the least a device can know of; programmed entries are as many
+        total = runs[trees.OURS][0].regions
+        for key, operation in OPERATIONS.items():
+            figure = {'regions': total, 'operation': operation.name}
+            cells = []
+            name = f'{total} regions: {operation.name}'
+            for what, (text, unit, factor) in FIGURES.items():
+                samples = {tree.name: report.Sample(
+                    getattr(one, what)[key] for one in side)
+                           for tree, side in runs.items()}
+                rows.append(report.Row(
+                    f'{name}, {text}', unit,
+                    *(sample.scaled(factor) for sample in samples.values()),
+                    operation.floor if what == 'messages' else None))
+                figure[what] = {name: sample.json()
+                                for name, sample in samples.items()}
+                for sample in samples.values():
+                    if what == 'messages':
+                        cells.append(report.count(sample.median) +
+                                     '~' * (not sample.exact))
+                    else:
+                        cells += [report.microseconds(sample.median),
+                                  report.spread(sample)]
+                cells.append(report.ratio(*samples.values()))
+            cells.append(report.count(operation.floor))
+            figure['floor'] = operation.floor
+            table.add(name, *cells)
+            figures.append(figure)
+    return report.Part(rows, table.text(), figures,
+                       [plot_of(key, operation, figures)
+                        for key, operation in OPERATIONS.items()])
+
+
+def check_changes():
+    """Messages for single changes"""
+    found = Changes(trees.OURS, REGIONS[0]).messages
+    # INVALIDATE, and UPDATE with the two markers of a batch
+    wanted = {'bar': 4, 'dimm': 3, 'reload': 0}
+    return [] if found == wanted else [f'messages are {found}, not {wanted}']
+
+
+TESTS = [('messages', check_changes, ())]
