@@ -35,8 +35,10 @@ GUEST_MEMORY = 160
 # Whatever the kernel says at this level or a worse one is a failure
 WARNING = 4
 
-# Nothing continues after what the kernel itself takes for a bug
-COMMAND_LINE = 'quiet panic_on_warn=1 oops=panic tsc=nowatchdog'
+# Nothing continues after what the kernel itself takes for a bug. The console
+# has what is a failure, also of a kernel that cannot be asked any more.
+COMMAND_LINE = (f'loglevel={WARNING + 1} panic_on_warn=1 oops=panic '
+                'tsc=nowatchdog')
 KVM = 'kvm.ignore_msrs=1 kvm.report_ignored_msrs=0'
 
 # Said because emulation is slow
