@@ -409,6 +409,10 @@ class Machine:
         """The same error, with what else is known of it"""
         raise NotImplementedError
 
+    def explain(self, text):
+        """An error of this text, with what else is known"""
+        return self._explain(GuestError(text))
+
     def boot(self, seconds=BOOT):
         """Wait until the guest obeys"""
         try:
@@ -622,14 +626,18 @@ class Guest(Machine):
                 text = f'QEMU ended with status {status}: {text}'
             except subprocess.TimeoutExpired:
                 pass
-        with open(self.messages, encoding='utf-8',
-                  errors='replace') as messages:
-            said = messages.read().strip()
+        said = self.said()
         if said:
             text += f"\nQEMU's messages: {said}"
         if os.path.exists(self.console):
             text += f"\nThe guest's console log: {self.console}"
         return GuestError(text)
+
+    def said(self):
+        """What QEMU has said"""
+        with open(self.messages, encoding='utf-8',
+                  errors='replace') as messages:
+            return messages.read().strip()
 
     def wait(self, seconds=None):
         """Wait for QEMU's own end, which must be a good one"""
