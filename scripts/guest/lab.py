@@ -44,6 +44,10 @@ KVM = 'kvm.ignore_msrs=1 kvm.report_ignored_msrs=0'
 # Said because emulation is slow
 SLOW = re.compile(r'hrtimer: interrupt took |kvm: user requested TSC rate ')
 
+# Whose complaints count while a guest's kernel starts, which also tells what a
+# small one lacks, and what is slow
+DRIVERS = re.compile(r'virtio|\beth\d|\bvd[a-z]\b')
+
 # Programs that move data in the guest, and check them, in C
 TOOLS = ['frames', 'blocks']
 
@@ -296,6 +300,7 @@ class Guest(vm.Machine):
             command += ['-mon', 'chardev=console,mode=readline']
         self.process = name
         self.heard = 0
+        self.complaints = []
         self.pid = machine.start(name, command, memlock)
         try:
             channels = [self._accept(listener) for listener in
@@ -406,7 +411,13 @@ class Guest(vm.Machine):
     def boot(self, seconds=vm.BOOT):
         """Wait until the guest obeys"""
         super().boot(seconds)
-        kernel_messages(self)
+        self.complaints += filter(DRIVERS.search, kernel_messages(self))
+
+    def kernel_messages(self):
+        """As that function, and what drivers said while the guest started"""
+        found = self.complaints + kernel_messages(self)
+        self.complaints = []
+        return found
 
     def messages(self):
         """What QEMU has said, but for what was expected"""
