@@ -6,9 +6,10 @@
  * it; the others ask that one.
  *
  * A request is one byte to the node's own socket, and with it one end of a
- * pair of sockets for all that follows.  The server then makes the call as if
- * it was its own, but for the caller's memory and descriptors, which it asks
- * for as it needs them, and for the caller's being somebody else.
+ * pair of sockets, in which the call already is, so that nobody need wait for
+ * it.  The server then makes the call as if it was its own, but for the
+ * caller's memory and descriptors, which it asks for as it needs them, and for
+ * the caller's being somebody else.
  *
  * Copyright (c) 2026 The vhost-vdpa backend authors
  *
@@ -122,11 +123,12 @@ static int take_descriptor(struct msghdr *msg)
 }
 
 /*
+ * @flags: as for recvmsg()
  * @passed: receives a descriptor that came along, or -1; or NULL
  *
  * Returns: false if nothing more will come
  */
-static bool receive_packet(int fd, Packet *p, int *passed)
+static bool receive_packet(int fd, Packet *p, int flags, int *passed)
 {
     char control[CMSG_SPACE(sizeof(int))] = { 0 };
     struct iovec iov = { .iov_base = p, .iov_len = sizeof(*p) };
@@ -139,7 +141,7 @@ static bool receive_packet(int fd, Packet *p, int *passed)
     ssize_t ret;
 
     do {
-        ret = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
+        ret = recvmsg(fd, &msg, flags | MSG_CMSG_CLOEXEC);
     } while (ret < 0 && errno == EINTR);
     if (passed) {
         *passed = ret > 0 ? take_descriptor(&msg) : -1;
@@ -165,7 +167,7 @@ static bool ask(const VsCaller *who, Packet *p, int *passed)
     do {
         ret = poll(&readable, 1, ANSWER_DEADLINE);
     } while (ret < 0 && errno == EINTR);
-    return ret == 1 && receive_packet(who->fd, p, passed) &&
+    return ret == 1 && receive_packet(who->fd, p, 0, passed) &&
            p->op == OP_ANSWER && p->number >= 0;
 }
 
@@ -236,10 +238,10 @@ int vs_caller_descriptor(const VsCaller *who, int fd)
  */
 
 /*
- * Returns: our end of a pair of sockets whose other end the server has, or
- *          a negative errno
+ * Returns: our end of a pair of sockets whose other end the server has, with
+ *          the call in it, or a negative errno
  */
-static int reach(int fd)
+static int reach(int fd, const Packet *call)
 {
     char control[CMSG_SPACE(sizeof(int))] = { 0 }, byte = 0;
     struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
@@ -257,6 +259,7 @@ static int reach(int fd)
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         return -errno;
     }
+    send_packet(pair[0], call, -1);
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
     c->cmsg_len = CMSG_LEN(sizeof(pair[1]));
@@ -313,13 +316,12 @@ static int64_t request(int fd, const Packet *call)
     int conn;
 
     vs_nodes_guard();
-    conn = reach(fd);
+    conn = reach(fd, call);
     if (conn < 0) {
         return conn;
     }
     ret = -EIO;
-    send_packet(conn, call, -1);
-    while (receive_packet(conn, &p, NULL)) {
+    while (receive_packet(conn, &p, 0, NULL)) {
         if (p.op == OP_RESULT) {
             ret = p.number;
             break;
@@ -372,7 +374,7 @@ static void serve(Service *s)
     VsCaller who = { .fd = s->fd };
     Packet p;
 
-    if (!receive_packet(s->fd, &p, NULL)) {
+    if (!receive_packet(s->fd, &p, MSG_DONTWAIT, NULL)) {
         return;
     }
     who.id = p.id;

@@ -686,6 +686,25 @@ static void case_fork_end(void)
     g_assert_cmpuint(get_status(), ==, 0);
 }
 
+static void silent_child(void)
+{
+    int sv[2];
+
+    g_assert_works(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv));
+    /* as if to ask for a call, which does not come */
+    send_fd(node, sv[1]);
+    g_assert_cmpuint(get_status(), ==, 3);
+}
+
+/* One that asks for nothing, say because it was stopped, is not waited for. */
+static void case_fork_silent(void)
+{
+    open_node();
+    g_assert_works(set_status(3));
+    end_child(start_child(silent_child));
+    g_assert_cmpuint(get_status(), ==, 3);
+}
+
 /* A child that was forked before may have the node for itself. */
 static void case_fork_first(void)
 {
@@ -2685,6 +2704,7 @@ static const struct {
     { "fork-exec", case_fork_exec, "" },
     { "executed", case_executed, NULL },
     { "fork-end", case_fork_end, "" },
+    { "fork-silent", case_fork_silent, "" },
     { "fd", case_fd, "--fd 20" },
     { "fd-held", case_fd_held, NULL },
     { "fd-unused", case_fd_unused, "--fd 20" },
