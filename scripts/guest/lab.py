@@ -77,9 +77,11 @@ class Setup(vm.Setup):
         self.logs = os.path.join(os.path.dirname(self.logs),
                                  f'kernel-{self.version}', self.name)
         os.makedirs(self.logs, exist_ok=True)
-        self.kernel = os.path.join(cache, 'kernel', self.version, 'bzImage')
+        kernels = os.path.join(os.path.abspath(cache), 'kernel')
+        self.kernel = os.path.join(kernels, self.version, 'bzImage')
         command = [os.path.join(vm.TOP, 'scripts/kernel/build'), self.version]
-        if subprocess.run(command, stdout=vm.REPORT, check=False).returncode:
+        if subprocess.run(command, stdout=vm.REPORT, check=False, env={
+                **os.environ, 'KERNEL_CACHE': kernels}).returncode:
             raise vm.GuestError('the kernel could not be built')
         tools = [f'{self._compile(name)}=/usr/sbin/{name}' for name in TOOLS]
         guest = self.initramfs('guest.initramfs', files=tools)
