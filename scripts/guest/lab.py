@@ -78,11 +78,15 @@ class Setup(vm.Setup):
                                  f'kernel-{self.version}', self.name)
         os.makedirs(self.logs, exist_ok=True)
         kernels = os.path.join(os.path.abspath(cache), 'kernel')
-        self.kernel = os.path.join(kernels, self.version, 'bzImage')
-        command = [os.path.join(vm.TOP, 'scripts/kernel/build'), self.version]
-        if subprocess.run(command, stdout=vm.REPORT, check=False, env={
-                **os.environ, 'KERNEL_CACHE': kernels}).returncode:
+        command = [os.path.join(vm.TOP, 'scripts/kernel/build')]
+        environment = {**os.environ, 'KERNEL_CACHE': kernels}
+        if subprocess.run([*command, self.version], stdout=vm.REPORT,
+                          check=False, env=environment).returncode:
             raise vm.GuestError('the kernel could not be built')
+        folder = subprocess.run([*command, '--folder', self.version],
+                                stdout=subprocess.PIPE, check=True, text=True,
+                                env=environment).stdout.strip()
+        self.kernel = os.path.join(folder, 'bzImage')
         tools = [f'{self._compile(name)}=/usr/sbin/{name}' for name in TOOLS]
         guest = self.initramfs('guest.initramfs', files=tools)
         firmware = [f'{self._firmware(name)}=/firmware/{name}'
