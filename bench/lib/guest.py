@@ -13,7 +13,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 import struct
 import time
 
-from .machine import NODE, BenchError
+from .machine import DEADLINE, NODE, BenchError
 
 MIB = 1 << 20
 
@@ -39,11 +39,18 @@ ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
 # Features that the driver takes if they are there: checksums, MTU, MAC,
 # segmentation, mergeable buffers, status, VERSION_1, ACCESS_PLATFORM
 FEATURES = sum(1 << bit for bit in (0, 1, 3, 5, 7, 8, 11, 12, 15, 16, 32, 33))
+# With several pairs of queues also a control queue, MQ
+MANY_FEATURES = FEATURES | 1 << 17 | 1 << 22
+# Commands of the control queue, and the answer of a device that obeys
+CTRL_MQ, CTRL_MQ_PAIRS_SET, CTRL_OK = 4, 0, 0
 
 # The memory that the driver's rings and buffers are in
 RINGS = 64 * MIB
+RING_STRIDE = 64 * 1024
 RING_SIZE = 256
 HEADER_SIZE = 12
+# Flags of descriptors
+RING_NEXT, RING_WRITE = 1, 2
 
 # ACPI's registers for memory hotplug
 DIMM_SELECT, DIMM_CONTROL, DIMM_EJECT = 0xa00, 0xa14, 8
@@ -51,13 +58,21 @@ DIMM_SELECT, DIMM_CONTROL, DIMM_EJECT = 0xa00, 0xa14, 8
 PCI_EJECT = 0xae08
 
 
-def options(memory, shared=0, slots=0, maximum=0):
+def _nic_properties(pairs):
+    """Of the NIC, for that many pairs of queues"""
+    if pairs == 1:
+        return {}
+    return {'mq': True, 'vectors': 2 * pairs + 2}
+
+
+def options(memory, shared=0, slots=0, maximum=0, pairs=1):
     """Options of QEMU for the machine that this module drives
 
     @memory: bytes of guest memory
     @shared: bytes of memory shared with other guests (ivshmem); 0 for a
              machine without it, and without a graphics card
     @slots, @maximum: how many DIMMs can be added, and up to how many bytes
+    @pairs: of queues that the NIC has
     """
     size = f'{memory // MIB}M'
     if slots:
@@ -66,9 +81,11 @@ def options(memory, shared=0, slots=0, maximum=0):
         '-nodefaults', '-machine', 'pc,memory-backend=ram', '-m', size,
         '-object', f'memory-backend-memfd,id=ram,size={memory},share=on,'
         'reserve=off',
-        '-netdev', f'vhost-vdpa,id=net0,vhostdev={NODE}',
+        '-netdev', f'vhost-vdpa,id=net0,vhostdev={NODE},queues={pairs}',
         '-device',
-        f'virtio-net-pci,id=nic0,netdev=net0,romfile=,addr={NIC_SLOT}',
+        f'virtio-net-pci,id=nic0,netdev=net0,romfile=,addr={NIC_SLOT}' +
+        ''.join(f',{name}={"on" if value is True else value}'
+                for name, value in _nic_properties(pairs).items()),
     ]
     if shared:
         result += [
@@ -174,16 +191,19 @@ class Guest:
 
     @cards: whether there are a graphics card and shared memory
     @more: (slot, function) of further PCI devices
+    @pairs: of queues that the NIC has
     @observe: called whenever the guest's memory map has changed
     """
 
-    def __init__(self, machine, cards, more=(), observe=lambda: None):
+    def __init__(self, machine, cards, more=(), pairs=1,
+                 observe=lambda: None):
+        # pylint: disable=too-many-arguments,too-many-positional-arguments
         self._machine = machine
         self._observe = observe
         self.bridge = Pci(machine, 0)
         self.vga = Pci(machine, VGA_SLOT)
         self.shared = Pci(machine, SHARED_SLOT)
-        self.nic = Nic(machine, NIC_SLOT)
+        self.nic = Nic(machine, NIC_SLOT, pairs)
         self._devices = [self.nic]
         self._cards = cards
         if cards:
@@ -228,39 +248,49 @@ class Guest:
             device.size_bars()
 
     def boot(self):
-        """From reset to a NIC that works"""
+        """From reset to a NIC that works; returns what load() does"""
         self.firmware()
         self.kernel()
-        self.load()
+        return self.load()
 
     def load(self):
-        """Load the NIC's driver"""
-        self.nic.load()
+        """Load the NIC's driver
+
+        Returns the nanoseconds from DRIVER_OK until the device has it.
+        """
+        taken = self.nic.load()
         self._observe()
         self.nic.send()
+        return taken
 
     def unload(self):
-        """Unload the NIC's driver"""
-        self.nic.unload()
+        """Unload the NIC's driver; returns the nanoseconds of the reset"""
+        return self.nic.unload()
 
     def reset(self):
-        """What the reset button does"""
+        """What the reset button does; returns the nanoseconds it took"""
+        start = time.perf_counter_ns()
         self._machine.qmp('system_reset')
         self._machine.event('RESET')
+        return time.perf_counter_ns() - start
 
     def move_bar(self, device, index, address):
-        """Move a BAR as a kernel does: with decoding off meanwhile"""
-        device.command(off=COMMAND_MEMORY)
+        """Move a BAR as a kernel does: with decoding off meanwhile
+
+        Returns the nanoseconds that turning it off and on took.
+        """
+        taken = device.command(off=COMMAND_MEMORY)
         self._observe()
         device.place_bar(device.bar(index), address)
-        device.command(on=COMMAND_MEMORY)
+        taken += device.command(on=COMMAND_MEMORY)
         self._observe()
+        return taken
 
     def add_dimm(self, slot, size):
         """Plug a DIMM; returns the nanoseconds that it took"""
         self._machine.qmp('object-add', **{
             'qom-type': 'memory-backend-memfd', 'id': f'memory{slot}',
-            'size': size, 'share': True})
+            'size': size, 'share': True, 'reserve': False})
         start = time.perf_counter_ns()
         self._machine.qmp('device_add', driver='pc-dimm', id=f'dimm{slot}',
                           memdev=f'memory{slot}', slot=slot)
@@ -269,20 +299,27 @@ class Guest:
         return taken
 
     def remove_dimm(self, slot):
-        """Unplug a DIMM, with the guest's consent"""
+        """Unplug a DIMM, with the guest's consent
+
+        Returns the nanoseconds until it was gone.
+        """
+        start = time.perf_counter_ns()
         self._machine.qmp('device_del', id=f'dimm{slot}')
         self._machine.qtest(f'outl {DIMM_SELECT:#x} {slot:#x}')
         self._machine.qtest(f'outb {DIMM_CONTROL:#x} {DIMM_EJECT:#x}')
         self._machine.event('DEVICE_DELETED', device=f'dimm{slot}')
+        taken = time.perf_counter_ns() - start
         self._machine.qmp('object-del', id=f'memory{slot}')
         self._observe()
+        return taken
 
     def add_nic(self):
         """Plug the NIC, whose BARs the guest then places as before"""
         self._machine.qmp('netdev_add', type='vhost-vdpa', id='net0',
-                          vhostdev=NODE)
+                          vhostdev=NODE, queues=self.nic.pairs)
         self._machine.qmp('device_add', driver='virtio-net-pci', id='nic0',
-                          netdev='net0', romfile='', addr=f'{NIC_SLOT:x}')
+                          netdev='net0', romfile='', addr=f'{NIC_SLOT:x}',
+                          **_nic_properties(self.nic.pairs))
         for bar in self.nic.bars:
             self.nic.place_bar(bar, bar.address)
 
@@ -290,23 +327,28 @@ class Guest:
         """Unplug the NIC, with the guest's consent"""
         self._machine.qmp('device_del', id='nic0')
         self._machine.qtest(f'outl {PCI_EJECT:#x} {1 << NIC_SLOT:#x}')
-        self._machine.event('DEVICE_DELETED', device='nic0')
+        # "info mtree -f" may have left a reference to the PCI device behind
+        self._machine.event('DEVICE_DELETED',
+                            path='/machine/peripheral/nic0/virtio-backend')
         self._machine.qmp('netdev_del', id='net0')
 
 
 class Nic(Pci):
     """The virtio-net device and its driver
 
+    pairs: of queues; with more than one, there is a control queue, too
     blocked: nanoseconds that the last write of DRIVER_OK took
+    ready: when the device had DRIVER_OK, by time.perf_counter_ns()
     """
 
-    def __init__(self, machine, slot):
+    def __init__(self, machine, slot, pairs=1):
         super().__init__(machine, slot)
+        self.pairs = pairs
         self._regions = {}
         self._features = 0
         self._multiplier = 0
         self._sent = 0
-        self.blocked = None
+        self.blocked = self.ready = None
 
     def _find_regions(self):
         """Look where the parts of the device's configuration are"""
@@ -339,7 +381,8 @@ class Nic(Pci):
         for half in (0, 1):
             self._set(DEVICE_FEATURE_SELECT, half, 'l')
             features |= self._get(DEVICE_FEATURE, 'l') << 32 * half
-        self._features = features & FEATURES
+        wanted = FEATURES if self.pairs == 1 else MANY_FEATURES
+        self._features = features & wanted
         for half in (0, 1):
             self._set(DRIVER_FEATURE_SELECT, half, 'l')
             self._set(DRIVER_FEATURE,
@@ -369,9 +412,9 @@ class Nic(Pci):
                 self.write(register + 2, control & ~0x8000, 'w')
 
     def _set_up_queue(self, index):
-        address = RINGS + index * 0x10000
+        address = RINGS + index * RING_STRIDE
         # Rings that a former driver used
-        self._machine.qtest(f'memset {address:#x} 0x10000 0')
+        self._machine.qtest(f'memset {address:#x} {RING_STRIDE:#x} 0')
         self._set(QUEUE_SELECT, index, 'w')
         self._set(QUEUE_SIZE, RING_SIZE, 'w')
         for field, part in ((QUEUE_DESC, 0), (QUEUE_DRIVER, 0x4000),
@@ -393,34 +436,70 @@ class Nic(Pci):
         self._add_status(ACKNOWLEDGE)
         self._add_status(DRIVER)
         self._negotiate()
-        self._enable_msix(3)
+        queues = 2 * self.pairs + (self.pairs > 1)
+        self._enable_msix(1 + queues)
         self._set(CONFIG_MSIX, 0, 'w')
-        for index in range(2):
+        for index in range(queues):
             self._set_up_queue(index)
         self._sent = 0
         status = self._get(DEVICE_STATUS, 'b') | DRIVER_OK
         start = time.perf_counter_ns()
         self.blocked = self._set(DEVICE_STATUS, status, 'b')
         self._machine.control.wait('status', '&', DRIVER_OK)
-        return time.perf_counter_ns() - start
+        self.ready = time.perf_counter_ns()
+        if self.pairs > 1:
+            self._use_all_pairs()
+        return self.ready - start
 
-    def send(self):
-        """Send a frame, to see that the device works"""
-        ring = RINGS + 0x10000
+    def _use_all_pairs(self):
+        """Tell the device by its control queue to use all pairs of queues"""
+        index = 2 * self.pairs
+        ring = RINGS + index * RING_STRIDE
         buffer = ring + 0xc000
-        frame = bytes(HEADER_SIZE) + b'\xff' * 6 + bytes(54)
-        descriptor = struct.pack('<QIHH', buffer, len(frame), 0, 0)
-        self._write(buffer, frame)
-        self._write(ring, descriptor)
-        slot = self._sent % RING_SIZE
-        self._write(ring + 0x4000 + 4 + 2 * slot, bytes(2))
-        self._sent += 1
-        self._write(ring + 0x4000 + 2, struct.pack('<H', self._sent))
-        self._set(QUEUE_SELECT, 1, 'w')
+        # The command, how many pairs, and room for the answer
+        command = struct.pack('<BBH', CTRL_MQ, CTRL_MQ_PAIRS_SET, self.pairs)
+        self._write(buffer, command + b'\xff')
+        self._write(ring,
+                    struct.pack('<QIHH', buffer, 2, RING_NEXT, 1) +
+                    struct.pack('<QIHH', buffer + 2, 2, RING_NEXT, 2) +
+                    struct.pack('<QIHH', buffer + 4, 1, RING_WRITE, 0))
+        self._offer(index, 1)
+        # A driver polls, too
+        end = time.monotonic() + DEADLINE
+        while not self._read(ring + 0x8000 + 2, 2):
+            if time.monotonic() > end:
+                raise BenchError('the control queue of the NIC does not '
+                                 f'answer within {DEADLINE} s')
+        answer = self._read(buffer + 4, 1)
+        if answer != CTRL_OK:
+            raise BenchError(f'the NIC answers {answer} when it is to use '
+                             f'{self.pairs} pairs of queues')
+
+    def _offer(self, index, count):
+        """Make a queue's first descriptor available for the @count-th time"""
+        available = RINGS + index * RING_STRIDE + 0x4000
+        self._write(available + 4 + 2 * ((count - 1) % RING_SIZE), bytes(2))
+        self._write(available + 2, struct.pack('<H', count))
+        self._set(QUEUE_SELECT, index, 'w')
         bell = self._regions[CFG_NOTIFY] + (self._get(QUEUE_NOTIFY, 'w') *
                                             self._multiplier)
-        self._machine.qtest(f'writew {bell:#x} 1')
-        self._machine.control.wait('vq.1.used-idx', '==', self._sent)
+        self._machine.qtest(f'writew {bell:#x} {index:#x}')
+
+    def send(self):
+        """Send a frame, by the last queue, to see that the device works"""
+        index = 2 * self.pairs - 1
+        ring = RINGS + index * RING_STRIDE
+        buffer = ring + 0xc000
+        frame = bytes(HEADER_SIZE) + b'\xff' * 6 + bytes(54)
+        self._write(buffer, frame)
+        self._write(ring, struct.pack('<QIHH', buffer, len(frame), 0, 0))
+        self._sent += 1
+        self._offer(index, self._sent)
+        self._machine.control.wait(f'vq.{index}.used-idx', '==', self._sent)
+
+    def _read(self, address, size):
+        words = self._machine.qtest(f'read {address:#x} {size:#x}')
+        return int.from_bytes(bytes.fromhex(words[0][2:]), 'little')
 
     def _write(self, address, data):
         self._machine.qtest(f'write {address:#x} {len(data):#x} '

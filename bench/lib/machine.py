@@ -8,6 +8,7 @@ Copyright (c) 2026 The vhost-vdpa backend authors
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ trees.use_qemu_modules()
 # pylint: disable=import-error,wrong-import-position
 from qemu.machine.machine import VMLaunchFailure  # noqa: E402
 from qemu.machine.qtest import QEMUQtestMachine  # noqa: E402
+from qemu.qmp import QMPError  # noqa: E402
 
 # Seconds for anything that is waited for
 DEADLINE = 60
@@ -84,22 +86,27 @@ class Machine:
     @tree: which of the two
     @device: options of the software device
     @options: options of QEMU
+    @recorded: whether there is a transcript, which takes time to write
+
+    transcript: Transcript, None if there is none
     """
 
-    def __init__(self, tree, device, options):
+    def __init__(self, tree, device, options, recorded=True):
         self.folder = tempfile.mkdtemp(prefix='vhost-vdpa-bench-')
         control = os.path.join(self.folder, 'control')
-        transcript = os.path.join(self.folder, 'transcript')
-        with open(transcript, 'wb'):
-            pass
-        self.transcript = Transcript(transcript)
+        self.transcript = None
+        if recorded:
+            transcript = os.path.join(self.folder, 'transcript')
+            with open(transcript, 'wb'):
+                pass
+            self.transcript = Transcript(transcript)
+            device = ['--transcript', transcript, *device]
         self.control = None
         self._qemu = QEMUQtestMachine(
             tree.qemu, ['-qtest-log', os.devnull, *options],
             name=f'qemu-{tree.name}',
             wrapper=[trees.OURS.path(trees.DEVICE[0]), 'run',
-                     '--control', control, '--transcript', transcript,
-                     *device, '--'],
+                     '--control', control, *device, '--'],
             base_temp_dir=self.folder)
         self._name = tree.name
         try:
@@ -120,7 +127,11 @@ class Machine:
 
     def qmp(self, command, **arguments):
         """Execute a QMP command; returns its result, raises if it fails"""
-        return self._qemu.cmd(command, arguments)
+        try:
+            return self._qemu.cmd(command, arguments)
+        except QMPError as error:
+            raise BenchError(f'QEMU ({self._name}) does not execute '
+                             f'"{command}": {error}') from error
 
     def hmp(self, command):
         """Execute a command of the human monitor; returns its output"""
@@ -128,10 +139,13 @@ class Machine:
 
     def event(self, name, **data):
         """Wait for an event, with that data among what it has"""
-        if not self._qemu.event_wait(name, DEADLINE,
-                                     {'data': data} if data else None):
+        try:
+            # It takes a whole number for no deadline at all
+            self._qemu.event_wait(name, float(DEADLINE),
+                                  {'data': data} if data else None)
+        except asyncio.TimeoutError as error:
             raise BenchError(f'QEMU ({self._name}) sent no event {name} '
-                             f'within {DEADLINE} s')
+                             f'within {DEADLINE} s') from error
 
     def qtest(self, command):
         """Execute a command of the qtest protocol; returns its words"""
@@ -152,6 +166,22 @@ class Machine:
         with open(f'/proc/{self.pid}/task/{self.pid}/schedstat',
                   encoding='ascii') as file:
             return int(file.read().split()[0])
+
+    def all_processor_time(self):
+        """Nanoseconds that all threads of QEMU have run so far
+
+        In the kernel, too, and with those that have ended.
+        """
+        # The clock of a process, see clock_getcpuclockid()
+        return time.clock_gettime_ns(~self.pid << 3 | 2)
+
+    def peak_memory(self):
+        """Most bytes of memory that QEMU ever had"""
+        with open(f'/proc/{self.pid}/status', encoding='ascii') as file:
+            for line in file:
+                if line.startswith('VmHWM:'):
+                    return int(line.split()[1]) * 1024
+        raise BenchError(f'QEMU ({self._name}) does not show VmHWM')
 
     def quit(self):
         """Let QEMU come to its end; returns what it wrote on stderr"""

@@ -112,6 +112,11 @@ class Floor:
         """The device is reset"""
         self._lost = not self._persist
 
+    def close(self):
+        """The device is closed, which unmaps everything, and opened again"""
+        self._mapped = []
+        self._lost = False
+
     def observe(self, memory):
         """The device can access memory, and the guest's is [Extent]"""
         figures = self._figures
@@ -157,6 +162,8 @@ class Tally:
         """Count calls, and tell them to the Device"""
         for call in calls:
             name = call['call']
+            if name == 'CLOSE':
+                device.close()
             if not name.startswith('IOTLB_'):
                 self.ioctls += name not in ('OPEN', 'CLOSE', 'MMAP')
                 continue
@@ -173,6 +180,25 @@ class Tally:
                 self.bytes_unmapped += device.unmap(**arguments)
             else:
                 self.markers += 1
+
+
+class Phase:
+    """What a part of QEMU's life cost
+
+    name: what it was
+    figures: {name: number}; those of Tally, and those of Floor with "floor_"
+             before the name
+    """
+
+    def __init__(self, name, figures):
+        self.name = name
+        self.figures = figures
+
+    @classmethod
+    def sum(cls, name, phases):
+        """All phases together"""
+        return cls(name, {key: sum(phase.figures[key] for phase in phases)
+                          for key in phases[0].figures})
 
 
 class Device:
@@ -207,6 +233,11 @@ class Device:
         self._bytes -= total
         return total
 
+    def close(self):
+        """Nobody has the device open any more"""
+        self._entries = {}
+        self._bytes = 0
+
     def difference(self, memory):
         """(bytes of guest memory that it cannot reach, bytes too many)
 
@@ -221,3 +252,62 @@ class Device:
             missing += size if not have else 0
             excess += size if not want else 0
         return missing, excess
+
+
+class Account:
+    """What a QEMU's life costs, and what it has to
+
+    @persist: whether mappings outlive a reset
+
+    phases: [Phase] so far
+    missing: most bytes of guest memory that a running device could not reach
+    excess: most bytes that it could reach and should not
+    """
+
+    def __init__(self, persist):
+        self._machine = None
+        self._floor = Floor(persist)
+        self._device = Device()
+        self._tally = Tally()
+        self.phases = []
+        self.missing = self.excess = 0
+
+    def begin(self, machine):
+        """It is about this Machine"""
+        self._machine = machine
+
+    def reset(self):
+        """The device was reset, which begins what comes"""
+        self._floor.reset()
+
+    def close(self):
+        """The device was closed, before what comes"""
+        self._floor.close()
+
+    def observe(self):
+        """The device can access memory, which may have changed"""
+        self._read()
+        memory = guest_memory(self._machine)
+        self._floor.observe(memory)
+        missing, excess = self._device.difference(memory)
+        self.missing = max(self.missing, missing)
+        self.excess = max(self.excess, excess)
+
+    def end_phase(self, name):
+        """What happened since the end of the former phase is a Phase"""
+        self._read()
+        floor = self._floor.take()
+        self.phases.append(Phase(name, {
+            **vars(self._tally),
+            **{f'floor_{key}': value for key, value in floor.items()}}))
+        self._tally = Tally()
+
+    @property
+    def peak(self):
+        """Most bytes mapped at a time"""
+        return self._device.peak
+
+    def _read(self):
+        """Take in what was sent"""
+        calls = self._machine.transcript.new()
+        self._tally.add(calls, self._device)

@@ -7,7 +7,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 
 from .. import guest, report, trees
 from ..machine import Machine
-from ..mappings import Device, Floor, Tally, guest_memory
+from ..mappings import Account, Phase
 
 TITLE = 'what the device is told over lives of guests'
 
@@ -49,25 +49,6 @@ KINDS = {
 }
 
 
-class Phase:
-    """What a part of a life cost
-
-    name: what it was
-    figures: {name: number}; those of Tally, and those of Floor with "floor_"
-             before the name
-    """
-
-    def __init__(self, name, figures):
-        self.name = name
-        self.figures = figures
-
-    @classmethod
-    def sum(cls, name, phases):
-        """All phases together"""
-        return cls(name, {key: sum(phase.figures[key] for phase in phases)
-                          for key in phases[0].figures})
-
-
 class Life:
     """One run of QEMU, from its start to its exit
 
@@ -81,19 +62,17 @@ class Life:
     """
 
     def __init__(self, tree, kind, persist, cards):
-        self._floor = Floor(persist)
-        self._device = Device()
-        self._tally = Tally()
+        account = Account(persist)
+        self._account = account
         self._running = True
-        self.phases = []
-        self.missing = self.excess = self.faults = 0
         device = kind.device + ['--persist', 'on' if persist else 'off']
         options = (guest.options(MEMORY, SHARED, DIMMS, 4 * MEMORY)
                    if cards else guest.options(MEMORY))
         with Machine(tree, device, options) as machine:
             self._machine = machine
             self._guest = guest.Guest(machine, cards, observe=self._observe)
-            self._end_phase('start of QEMU')
+            account.begin(machine)
+            account.end_phase('start of QEMU')
             self._reload_often()
             if cards:
                 self._change_memory()
@@ -101,9 +80,11 @@ class Life:
                     self._stop_and_continue()
             self.faults = machine.control('stats')['faults']
             self.complaints = len(machine.quit().splitlines())
-            self._end_phase('exit')
+            account.end_phase('exit')
+        self.phases = account.phases
         self.total = Phase.sum('total', self.phases)
-        self.peak = self._device.peak
+        self.peak = account.peak
+        self.missing, self.excess = account.missing, account.excess
 
     def all_phases(self):
         """The phases, and the total"""
@@ -117,28 +98,9 @@ class Life:
                 'excess': self.excess, 'faults': self.faults,
                 'complaints': self.complaints}
 
-    def _read(self):
-        """Take in what was sent"""
-        calls = self._machine.transcript.new()
-        self._tally.add(calls, self._device)
-
-    def _end_phase(self, name):
-        self._read()
-        floor = self._floor.take()
-        self.phases.append(Phase(name, {
-            **vars(self._tally),
-            **{f'floor_{key}': value for key, value in floor.items()}}))
-        self._tally = Tally()
-
     def _observe(self):
-        if not self._running:
-            return
-        self._read()
-        memory = guest_memory(self._machine)
-        self._floor.observe(memory)
-        missing, excess = self._device.difference(memory)
-        self.missing = max(self.missing, missing)
-        self.excess = max(self.excess, excess)
+        if self._running:
+            self._account.observe()
 
     def _move_bars(self, times):
         for number in range(times):
@@ -159,35 +121,35 @@ class Life:
 
     def _reload_often(self):
         self._guest.boot()
-        self._end_phase('boot')
+        self._account.end_phase('boot')
         for _ in range(RELOADS):
             self._guest.unload()
-            self._floor.reset()
+            self._account.reset()
             self._guest.load()
-        self._end_phase(f'{RELOADS} driver reloads')
+        self._account.end_phase(f'{RELOADS} driver reloads')
 
     def _change_memory(self):
         self._guest.reset()
-        self._floor.reset()
+        self._account.reset()
         self._guest.boot()
-        self._end_phase('reboot')
+        self._account.end_phase('reboot')
         for slot in range(DIMMS):
             self._guest.add_dimm(slot, DIMM_SIZE)
-        self._end_phase(f'{DIMMS} DIMMs added')
+        self._account.end_phase(f'{DIMMS} DIMMs added')
         for slot in range(DIMMS):
             self._guest.remove_dimm(slot)
-        self._end_phase(f'{DIMMS} DIMMs removed')
+        self._account.end_phase(f'{DIMMS} DIMMs removed')
         self._move_bars(MOVES)
-        self._end_phase(f'{2 * MOVES} BAR moves')
+        self._account.end_phase(f'{2 * MOVES} BAR moves')
 
     def _stop_and_continue(self):
         self._stop()
         self._continue()
-        self._end_phase('stop, cont')
+        self._account.end_phase('stop, cont')
         self._stop()
         self._move_bars(MOVES - 1)
         self._continue()
-        self._end_phase(f'stop, {2 * MOVES - 2} BAR moves, cont')
+        self._account.end_phase(f'stop, {2 * MOVES - 2} BAR moves, cont')
 
 
 def lives(quick):
