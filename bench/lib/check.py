@@ -18,7 +18,7 @@ from . import parts
 from .machine import BenchError
 from .mappings import Extent, Floor
 from .plot import Plot
-from .report import Part, Row, Sample, save, text_of
+from .report import Part, Row, Sample, by_chance, equal, save, text_of
 
 
 def check_floor():
@@ -71,6 +71,33 @@ def check_floor():
     return wrong
 
 
+def check_chance():
+    """How probable an order of values is, worked out by hand"""
+    wrong = []
+    for ours, theirs, ways, of in (
+            # the only order of six that is as uneven
+            ([1, 2, 3], [4, 5, 6], 1, 20),
+            ([4, 5, 6], [1, 2, 3], 1, 20),
+            # 3 is above one: this order or a more uneven one
+            ([1, 2, 4], [3, 5, 6], 2, 20),
+            ([1, 5, 6], [2, 3, 4], 7, 20),
+            # half a pair, which is taken for a whole one
+            ([1, 2, 3], [3, 5, 6], 2, 20),
+            ([1, 2], [3, 4, 5], 1, 10)):
+        found = by_chance(Sample(ours), Sample(theirs))
+        if abs(found - ways / of) > 1e-9:
+            wrong.append(f'{ours} and {theirs}: {found}, not {ways}/{of}')
+    fast, slow = Sample(range(7)), Sample(range(7, 14))
+    # Quartiles apart, but three values on the wrong side
+    other = Sample([2, 3, 4, 6, 20, 20, 20, 20])
+    mixed = Sample([0, 1, 1, 1.5, 1.8, 5, 20])
+    if equal(fast, slow) or not equal(mixed, other):
+        wrong.append('what is apart is equal, or what is mixed is not')
+    if mixed.high >= other.low:
+        wrong.append('quartiles overlap')
+    return wrong
+
+
 def check_rows():
     """What the one table says of a figure, and what it repeats"""
     five, six, wide = Sample([5]), Sample([6]), Sample([4, 5, 6, 7, 8])
@@ -94,6 +121,13 @@ def check_rows():
         if (cells[5], cells[7], cells[8]) != (ratio, distance, verdict):
             wrong.append(f'{row.name}: {cells}, not {ratio}, {distance}, '
                          f'{verdict}')
+    wrong += check_chance()
+    minor = Row('hidden', 'u', five, six, minor=True)
+    worse = Row('shown', 'u', six, five, minor=True)
+    text = text_of({}, {'part': Part([minor, worse], '', {})}, {})
+    if 'part: hidden ' in text or text.count('part: shown ') != 2 or \
+            'Worse in 1 of 2 rows.' not in text:
+        wrong.append(f'minor rows are {text}')
     part = Part([row for row, *_ in cases], 'its own text\n', {'key': [1]})
     text = text_of({'machine': 'a name'}, {'part': part}, {'part': 'title'})
     for row, _, _, verdict in cases:

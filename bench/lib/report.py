@@ -8,6 +8,7 @@ SPDX-License-Identifier: GPL-2.0-or-later
 import datetime
 import glob
 import json
+import math
 import os
 import platform
 import statistics
@@ -43,9 +44,46 @@ class Sample:
                 'values': self.values}
 
 
+# Two Samples differ by chance with less than this probability
+CHANCE = 0.005
+
+
+def by_chance(ours, theirs):
+    """How probable it is that one Sample is that much lower by chance
+
+    This is the test by Mann, Whitney and Wilcoxon: among all orders of the
+    values of both sides, how many are as uneven, or more so?
+    """
+    low, high = sorted((ours.values, theirs.values), key=statistics.median)
+    wrong = math.ceil(sum((one > other) + (one == other) / 2
+                          for one in low for other in high))
+    # orders[i][u]: orders of i of the lower values and some of the higher
+    # ones, in which u pairs are the wrong way round.  The last value is one
+    # of the higher ones, or a lower one that is above all of them
+    orders = [[1] for _ in range(len(low) + 1)]
+    for higher in range(1, len(high) + 1):
+        for lower in range(1, len(low) + 1):
+            last = orders[lower] + [0] * lower
+            for pairs, number in enumerate(orders[lower - 1], higher):
+                last[pairs] += number
+            orders[lower] = last
+    return sum(orders[-1][:wrong + 1]) / sum(orders[-1])
+
+
 def equal(ours, theirs):
-    """Whether the middle halves of the two Samples overlap"""
-    return ours.low <= theirs.high and theirs.low <= ours.high
+    """Whether two Samples do not differ
+
+    That is, their middle halves overlap; or they vary, and differ no more
+    than may be chance.  The latter is only asked if there are enough values,
+    5 on each side, that it can tell.
+    """
+    if ours.low <= theirs.high and theirs.low <= ours.high:
+        return True
+    if ours.exact and theirs.exact:
+        return False
+    orders = math.comb(len(ours.values) + len(theirs.values),
+                       len(ours.values))
+    return 1 / orders < CHANCE <= by_chance(ours, theirs)
 
 
 def ratio(ours, theirs):
@@ -145,16 +183,19 @@ class Row:
                     like it
     @floor: the least (or most) that is possible; None if it is not known
     @more_is_better: as it says
+    @minor: the one table shows it only if we are worse, because there are
+            many like it; the text of its part has it
     """
 
     def __init__(self, name, unit, ours, theirs, floor=None,
-                 more_is_better=False):
+                 more_is_better=False, minor=False):
         # pylint: disable=too-many-arguments,too-many-positional-arguments
         self.name = name
         self.unit = unit
         self.ours = ours
         self.theirs = theirs
         self.floor = floor
+        self.minor = minor
         self._more_is_better = more_is_better
 
     @property
@@ -231,20 +272,23 @@ def the_table(parts):
 
     After it comes what we are worse in.
     """
-    table = Table('All at a glance', ROW_COLUMNS)
-    worse = Table('WORSE than theirs', ROW_COLUMNS)
-    count_worse = total = 0
-    for name, part in parts.items():
-        for row in part.rows:
-            table.add(f'{name}: {row.name}', *row.cells())
-            total += 1
-            if row.worse:
-                worse.add(f'{name}: {row.name}', *row.cells())
-                count_worse += 1
-    if not count_worse:
-        return f'{table.text()}\nNot worse in any of {total} rows.\n'
-    return (f'{table.text()}\n{worse.text()}\n'
-            f'Worse in {count_worse} of {total} rows.\n')
+    rows = [(f'{name}: {row.name}', row)
+            for name, part in parts.items() for row in part.rows]
+    worse = [(name, row) for name, row in rows if row.worse]
+    text = rows_text('All at a glance', [
+        (name, row) for name, row in rows if row.worse or not row.minor])
+    if not worse:
+        return f'{text}\nNot worse in any of {len(rows)} rows.\n'
+    return (f'{text}\n{rows_text("WORSE than theirs", worse)}\n'
+            f'Worse in {len(worse)} of {len(rows)} rows.\n')
+
+
+def rows_text(title, rows):
+    """A table of [(name, Row)], as text"""
+    table = Table(title, ROW_COLUMNS)
+    for name, row in rows:
+        table.add(name, *row.cells())
+    return table.text()
 
 
 def _processor():
