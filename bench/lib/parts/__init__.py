@@ -17,6 +17,7 @@ import importlib
 
 # In the order of the report
 NAMES = [
+    'control',
     'lives',
     'changes',
     'commit',
