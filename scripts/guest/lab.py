@@ -48,6 +48,11 @@ SLOW = re.compile(r'hrtimer: interrupt took |kvm: user requested TSC rate ')
 # small one lacks, and what is slow
 DRIVERS = re.compile(r'virtio|\beth\d|\bvd[a-z]\b')
 
+# A line of a kernel on its console, and the one after which it is not to be
+# minded any more
+SPOKEN = re.compile(r'\[ *\d+\.\d{6}\] (.*)')
+LAST = re.compile(r'reboot: |sysrq: Trigger a crash')
+
 # Programs that move data in the guest, and check them, in C
 TOOLS = ['frames', 'blocks']
 
@@ -307,6 +312,10 @@ class Guest(vm.Machine):
         self.process = name
         self.heard = 0
         self.complaints = []
+        # What is on the console since boot() or last_words()
+        self.spoken = b''
+        self.speaks = threading.Condition()
+        self.marks = 0
         self.pid = machine.start(name, command, memlock)
         try:
             channels = [self._accept(listener) for listener in
@@ -347,6 +356,9 @@ class Guest(vm.Machine):
                     return
                 file.write(data)
                 file.flush()
+                with self.speaks:
+                    self.spoken += data
+                    self.speaks.notify_all()
                 if self.attached:
                     sys.stdout.buffer.write(data)
                     sys.stdout.buffer.flush()
@@ -418,6 +430,46 @@ class Guest(vm.Machine):
         """Wait until the guest obeys"""
         super().boot(seconds)
         self.complaints += filter(DRIVERS.search, kernel_messages(self))
+        # One that restarted cannot be asked for what it said before
+        said = self._hear()
+        if self.marks > 1:
+            self.complaints += said
+
+    def _hear(self):
+        """What its kernel said on the console until now, before its last line
+
+        As kernel_messages(), for one that cannot be asked any more.
+        """
+        self.marks += 1
+        mark = f'heard {self.marks}\r\n'.encode()
+        self.check(f'echo heard {self.marks} >/dev/console')
+        with self.speaks:
+            if not self.speaks.wait_for(lambda: mark in self.spoken, 30):
+                raise self._explain(vm.GuestError(
+                    'waited 30 s for what was written to the console'))
+            said, _, self.spoken = self.spoken.partition(mark)
+        return self._warnings(said)
+
+    def last_words(self):
+        """The same, of one whose QEMU ended"""
+        self.logger.join(30)
+        if self.logger.is_alive():
+            raise self._explain(vm.GuestError(
+                "waited 30 s for the end of the guest's console"))
+        said, self.spoken = self.spoken, b''
+        return self._warnings(said)
+
+    @staticmethod
+    def _warnings(said):
+        """What there is of a kernel in a console's output"""
+        found = []
+        for line in said.decode(errors='replace').splitlines():
+            match = SPOKEN.match(line)
+            if match and LAST.match(match[1]):
+                break
+            if match and not SLOW.match(match[1]):
+                found.append(match[1])
+        return found
 
     def kernel_messages(self):
         """As that function, and what drivers said while the guest started"""
