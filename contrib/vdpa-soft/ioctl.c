@@ -803,8 +803,11 @@ int vs_node_ioctl_for(VsNode *n, const VsCaller *who, uint32_t cmd, void *arg)
     vs_node_lock(n);
     n->ioctls++;
     if (!n->open) {
-        /* another thread closed it while this one was on its way */
-        ret = -EBADF;
+        /*
+         * Another thread closed it while this one was on its way, or the
+         * server did while another process has the descriptor still.
+         */
+        ret = who->fd >= 0 ? -EIO : -EBADF;
     } else if (ret == 0) {
         ret = ioctl_vdpa(n, &c);
         if (ret == 1) {

@@ -463,7 +463,7 @@ ssize_t vs_node_write_for(VsNode *n, const VsCaller *who, int got,
     vs_node_lock(n);
     n->messages++;
     if (!n->open) {
-        err = EBADF;
+        err = who->fd >= 0 ? EIO : EBADF;
     } else if (!err) {
         /* whatever is wrong with it, the caller is told the same */
         err = process_msg(n, who, asid, &msg, &pin_ms, &why) < 0 ? EFAULT : 0;

@@ -57,6 +57,10 @@ typedef struct Packet {
 
 #define PACKET_HEAD offsetof(Packet, data)
 
+/* A message with one descriptor has room for another, for alignment */
+#define CONTROL_SIZE CMSG_SPACE(sizeof(int))
+#define CONTROL_FDS ((CONTROL_SIZE - CMSG_LEN(0)) / sizeof(int))
+
 /*
  * Who somebody is
  */
@@ -113,13 +117,20 @@ static bool send_packet(int fd, const Packet *p, int passed)
 static int take_descriptor(struct msghdr *msg)
 {
     struct cmsghdr *c = CMSG_FIRSTHDR(msg);
-    int fd = -1;
+    int fds[CONTROL_FDS] = { -1 };
+    size_t i, count;
 
-    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
-        c->cmsg_len == CMSG_LEN(sizeof(fd))) {
-        memcpy(&fd, CMSG_DATA(c), sizeof(fd));
+    if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) {
+        return -1;
     }
-    return fd;
+    count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(fds[0]);
+    count = MIN(count, CONTROL_FDS);
+    memcpy(fds, CMSG_DATA(c), count * sizeof(fds[0]));
+    for (i = 1; i < count; i++) {
+        /* nobody of ours sends more than one */
+        vs_close_fd(&fds[i]);
+    }
+    return fds[0];
 }
 
 /*
@@ -130,7 +141,7 @@ static int take_descriptor(struct msghdr *msg)
  */
 static bool receive_packet(int fd, Packet *p, int flags, int *passed)
 {
-    char control[CMSG_SPACE(sizeof(int))] = { 0 };
+    char control[CONTROL_SIZE] = { 0 };
     struct iovec iov = { .iov_base = p, .iov_len = sizeof(*p) };
     struct msghdr msg = {
         .msg_iov = &iov,
@@ -220,10 +231,15 @@ bool vs_caller_store(const VsCaller *who, void *user, const void *src,
 int vs_caller_descriptor(const VsCaller *who, int fd)
 {
     Packet p = { .op = OP_DESCRIPTOR, .number = fd };
-    int own;
+    int own = -1;
 
     if (who->fd >= 0) {
-        return ask(who, &p, &own) && own >= 0 ? vs_fd_high(own) : -EBADF;
+        if (ask(who, &p, &own) && own >= 0) {
+            return vs_fd_high(own);
+        }
+        /* it may have come with an answer that is none */
+        vs_close_fd(&own);
+        return -EBADF;
     }
     own = fcntl(fd, F_DUPFD_CLOEXEC, 512);
     if (own < 0 && errno != EBADF) {
@@ -443,7 +459,7 @@ static void refuse(int fd, int err)
 /* Returns: false if there is no message; @fd: a descriptor in it, or -1 */
 static bool next_message(int socket, int *fd)
 {
-    char control[CMSG_SPACE(sizeof(int))] = { 0 }, byte;
+    char control[CONTROL_SIZE] = { 0 }, byte;
     struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
     struct msghdr msg = {
         .msg_iov = &iov,

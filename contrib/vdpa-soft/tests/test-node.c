@@ -324,10 +324,11 @@ static void case_accmode(void)
 
 typedef union Control {
     struct cmsghdr align;
-    char buf[CMSG_SPACE(sizeof(int))];
+    /* room for two, for alignment */
+    char buf[CMSG_SPACE(2 * sizeof(int))];
 } Control;
 
-static void send_fd(int to, int fd)
+static void send_fds(int to, const int *fds, int count)
 {
     Control u = { 0 };
     char byte = 0;
@@ -342,9 +343,14 @@ static void send_fd(int to, int fd)
 
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &fd, sizeof(int));
+    c->cmsg_len = CMSG_LEN(count * sizeof(int));
+    memcpy(CMSG_DATA(c), fds, count * sizeof(int));
     g_assert_works(sendmsg(to, &msg, 0));
+}
+
+static void send_fd(int to, int fd)
+{
+    send_fds(to, &fd, 1);
 }
 
 static int take_fd(int from)
@@ -688,12 +694,20 @@ static void case_fork_end(void)
 
 static void silent_child(void)
 {
+    struct pollfd p = { 0 };
     int sv[2];
 
     g_assert_works(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv));
     /* as if to ask for a call, which does not come */
     send_fd(node, sv[1]);
     g_assert_cmpuint(get_status(), ==, 3);
+    /* nor is more kept of what comes than is of use */
+    send_fds(node, (int [2]) { sv[1], sv[1] }, 2);
+    g_assert_cmpuint(get_status(), ==, 3);
+    close(sv[1]);
+    p.fd = sv[0];
+    g_assert_cmpint(poll(&p, 1, FIRST_DEADLINE_MS), ==, 1);
+    g_assert_true(p.revents & POLLHUP);
 }
 
 /* One that asks for nothing, say because it was stopped, is not waited for. */
