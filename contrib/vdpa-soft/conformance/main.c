@@ -27,7 +27,7 @@
 #define FORMAT 1
 
 /* Seconds a case may take, and milliseconds an event may */
-#define CASE_DEADLINE 120
+#define CASE_DEADLINE 60
 #define EVENT_DEADLINE 5000
 
 /* Memory that a case may have locked, in bytes */
@@ -869,8 +869,21 @@ static void limit_memory(void)
     }
 }
 
+/* Let the kernel's log have the name of a case, which may be its last */
+static void log_case(const char *name)
+{
+    /* it is open only meanwhile: a case may look at what is */
+    int fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0 || dprintf(fd, "<6>vhost-vdpa-conformance: %s\n", name) < 0) {
+        die("cannot write to /dev/kmsg: %s; leave out --kmsg",
+            strerror(errno));
+    }
+    close(fd);
+}
+
 static void run(const char *section, const Case *c, bool list,
-                const char *only)
+                const char *only, bool kmsg)
 {
     char name[128];
 
@@ -883,6 +896,9 @@ static void run(const char *section, const Case *c, bool list,
         return;
     }
     say("== %s", name);
+    if (kmsg) {
+        log_case(name);
+    }
     alarm(CASE_DEADLINE);
     limit_memory();
     c->run();
@@ -892,12 +908,14 @@ static void run(const char *section, const Case *c, bool list,
 
 static void usage(FILE *to)
 {
-    fputs("usage: vhost-vdpa-conformance [--list] [--only GLOB] NODE\n\n"
+    fputs("usage: vhost-vdpa-conformance [--list] [--only GLOB] [--kmsg] "
+          "NODE\n\n"
           "Make all the calls that a vhost-vdpa node knows, and print what\n"
           "came of them.\n\n"
           "  --list       only print the names of the cases\n"
           "  --only GLOB  only those whose name, \"calls/status\" say,\n"
           "               matches GLOB\n"
+          "  --kmsg       write the name of each to the kernel's log, too\n"
           "  NODE         /dev/vhost-vdpa-0, say; nobody else may use it, or\n"
           "               need what its device is configured to\n", to);
 }
@@ -906,7 +924,7 @@ int main(int argc, char **argv)
 {
     const struct sigaction late = { .sa_handler = too_late };
     const char *only = NULL;
-    bool list = false;
+    bool list = false, kmsg = false;
     const Case *c;
     size_t s;
     int i;
@@ -919,6 +937,8 @@ int main(int argc, char **argv)
             list = true;
         } else if (!strcmp(argv[i], "--only") && i + 1 < argc) {
             only = argv[++i];
+        } else if (!strcmp(argv[i], "--kmsg")) {
+            kmsg = true;
         } else if (!strcmp(argv[i], "--help")) {
             usage(stdout);
             return 0;
@@ -939,7 +959,7 @@ int main(int argc, char **argv)
     }
     for (s = 0; s < ARRAY_SIZE(sections); s++) {
         for (c = sections[s].cases; c->name; c++) {
-            run(sections[s].name, c, list, only);
+            run(sections[s].name, c, list, only, kmsg);
         }
     }
     return 0;
