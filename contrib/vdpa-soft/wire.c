@@ -234,6 +234,19 @@ static void unix_receive(UnixWire *w)
     }
 }
 
+/* Whether a frame waits here, because there was no room when it came */
+static bool unix_holds_frame(const UnixWire *w)
+{
+    size_t have = w->in_len - w->in_pos;
+    uint32_t len;
+
+    if (have < sizeof(len)) {
+        return false;
+    }
+    memcpy(&len, w->in + w->in_pos, sizeof(len));
+    return have - sizeof(len) >= GUINT32_FROM_BE(len);
+}
+
 static void unix_prepare(VsWire *wire, GArray *fds, int *timeout)
 {
     UnixWire *w = unix_wire(wire);
@@ -255,6 +268,10 @@ static void unix_prepare(VsWire *wire, GArray *fds, int *timeout)
     } else {
         if (wire->host.can_receive(wire->host.opaque)) {
             pfd.events |= POLLIN;
+            /* The peer need not send anything for that */
+            if (unix_holds_frame(w)) {
+                *timeout = 0;
+            }
         }
         if (w->out_pos < w->out->len) {
             pfd.events |= POLLOUT;
@@ -279,7 +296,8 @@ static void unix_dispatch(VsWire *wire, const struct pollfd *fds, unsigned n)
             unix_flush(wire);
         }
         if (fds[0].events & POLLIN &&
-            fds[0].revents & (POLLIN | POLLHUP | POLLERR)) {
+            (unix_holds_frame(w) ||
+             fds[0].revents & (POLLIN | POLLHUP | POLLERR))) {
             unix_receive(w);
         }
     }

@@ -2158,6 +2158,37 @@ static void test_unix_busy(void)
     g_assert_cmpint(g_rmdir(dir), ==, 0);
 }
 
+/* What was read, but found no room, arrives even if the peer says no more */
+static void test_unix_backlog(void)
+{
+    g_autofree char *dir = temp_dir();
+    g_autofree char *listen = g_strdup_printf("unix-listen:%s/w", dir);
+    Dev *dev = dev_new(1, ALL, listen, 0);
+    uint8_t msg[256 + RING][4 + 100];
+    const unsigned total = G_N_ELEMENTS(msg);
+    unsigned i;
+    int fd;
+
+    fd = peer_connect(dir);
+    for (i = 0; i < total; i++) {
+        memcpy(msg[i], "\0\0\0\x64", 4);
+        make_frame(msg[i] + 4, 100, dev_mac, i);
+    }
+    peer_write(fd, msg, sizeof(msg));
+    /* Now all of it is read at once */
+    dev_start(dev, BASIC);
+    vs_net_vq_kick(dev->net, 0);
+    for (i = 0; i < total; i++) {
+        dev_post(dev, 0, 1, BUF);
+        dev_expect(dev, 0, msg[i] + 4, 100);
+    }
+    g_assert_cmpuint(dev_stats(dev, 0).packets, ==, total);
+    g_assert_cmpuint(dev_stats(dev, 0).dropped, ==, 0);
+    close(fd);
+    dev_free(dev);
+    g_assert_cmpint(g_rmdir(dir), ==, 0);
+}
+
 static void expect_no_device(unsigned pairs, const char *wire,
                              const char *sentence)
 {
@@ -2402,6 +2433,7 @@ int main(int argc, char **argv)
     g_test_add_func("/net/wire/unix-peer", test_unix_peer);
     g_test_add_func("/net/wire/unix-reconnect", test_unix_reconnect);
     g_test_add_func("/net/wire/unix-busy", test_unix_busy);
+    g_test_add_func("/net/wire/unix-backlog", test_unix_backlog);
     g_test_add_func("/net/wire/bad", test_bad_wires);
 #ifdef VDPA_SOFT_SLIRP
     g_test_add_func("/net/wire/user", test_user);
