@@ -277,6 +277,9 @@ void vs_node_stats_json(VsNode *n, GString *out)
         vs_json_u64(out, "bytes", s.bytes);
         vs_json_u64(out, "dropped", s.dropped);
         vs_json_u64(out, "errors", s.errors);
+        if (n->vq[i].kick_fd >= 0) {
+            vs_json_u64(out, "kick-fd", n->vq[i].kick_fd);
+        }
         g_string_append_c(out, '}');
     }
     g_string_append_c(out, ']');
