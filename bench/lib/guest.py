@@ -193,17 +193,18 @@ class Guest:
     @more: (slot, function) of further PCI devices
     @pairs: of queues that the NIC has
     @observe: called whenever the guest's memory map has changed
+    @nic: a Nic in NIC_SLOT, if it is not as usual
     """
 
     def __init__(self, machine, cards, more=(), pairs=1,
-                 observe=lambda: None):
+                 observe=lambda: None, nic=None):
         # pylint: disable=too-many-arguments,too-many-positional-arguments
         self._machine = machine
         self._observe = observe
         self.bridge = Pci(machine, 0)
         self.vga = Pci(machine, VGA_SLOT)
         self.shared = Pci(machine, SHARED_SLOT)
-        self.nic = Nic(machine, NIC_SLOT, pairs)
+        self.nic = nic or Nic(machine, NIC_SLOT, pairs)
         self._devices = [self.nic]
         self._cards = cards
         if cards:
@@ -213,9 +214,7 @@ class Guest:
     def firmware(self):
         """What firmware does between reset and the boot loader"""
         # Copy itself to RAM, in place of ROM
-        self.bridge.write(PAM, 0x30, 'b')
-        for register in range(PAM + 1, PAM + 7):
-            self.bridge.write(register, 0x33, 'b')
+        self.shadow(True)
         # Give each device its addresses
         io, memory = IO_BASE, MEMORY_BASE
         for device in self._devices:
@@ -238,9 +237,13 @@ class Guest:
             self.vga.write(ROM_BAR, ROM_BASE | 1)
             self.vga.write(ROM_BAR, 0)
         # Protect itself
-        self.bridge.write(PAM, 0x10, 'b')
+        self.shadow(False)
+
+    def shadow(self, writable):
+        """Make the RAM in place of ROM writable, or not"""
+        self.bridge.write(PAM, 0x30 if writable else 0x10, 'b')
         for register in range(PAM + 1, PAM + 7):
-            self.bridge.write(register, 0x11, 'b')
+            self.bridge.write(register, 0x33 if writable else 0x11, 'b')
 
     def kernel(self):
         """What a kernel does before it loads drivers: look at all BARs"""
@@ -336,14 +339,23 @@ class Guest:
 class Nic(Pci):
     """The virtio-net device and its driver
 
+    @rings: where in guest memory the rings are
+    @interrupts: where interrupts go, vector 0 first, if not to a processor
+    @node: number of the software device's node
+
     pairs: of queues; with more than one, there is a control queue, too
     blocked: nanoseconds that the last write of DRIVER_OK took
     ready: when the device had DRIVER_OK, by time.perf_counter_ns()
     """
 
-    def __init__(self, machine, slot, pairs=1):
+    def __init__(self, machine, slot, pairs=1, rings=RINGS, interrupts=None,
+                 node=0):
+        # pylint: disable=too-many-arguments,too-many-positional-arguments
         super().__init__(machine, slot)
         self.pairs = pairs
+        self._rings = rings
+        self._interrupts = interrupts
+        self._node = node
         self._regions = {}
         self._features = 0
         self._multiplier = 0
@@ -399,7 +411,9 @@ class Nic(Pci):
         table = self.bar(where & 7).address + (where & ~7)
         for vector in range(vectors):
             entry = table + 16 * vector
-            self._machine.qtest(f'writel {entry:#x} 0xfee00000')
+            address = (0xfee00000 if self._interrupts is None
+                       else self._interrupts + 4 * vector)
+            self._machine.qtest(f'writel {entry:#x} {address:#x}')
             self._machine.qtest(f'writel {entry + 8:#x} {0x40 + vector:#x}')
             self._machine.qtest(f'writel {entry + 12:#x} 0')
         control = self.read(register + 2, 'w')
@@ -412,7 +426,7 @@ class Nic(Pci):
                 self.write(register + 2, control & ~0x8000, 'w')
 
     def _set_up_queue(self, index):
-        address = RINGS + index * RING_STRIDE
+        address = self._rings + index * RING_STRIDE
         # Rings that a former driver used
         self._machine.qtest(f'memset {address:#x} {RING_STRIDE:#x} 0')
         self._set(QUEUE_SELECT, index, 'w')
@@ -445,7 +459,7 @@ class Nic(Pci):
         status = self._get(DEVICE_STATUS, 'b') | DRIVER_OK
         start = time.perf_counter_ns()
         self.blocked = self._set(DEVICE_STATUS, status, 'b')
-        self._machine.control.wait('status', '&', DRIVER_OK)
+        self._machine.control.wait('status', '&', DRIVER_OK, self._node)
         self.ready = time.perf_counter_ns()
         if self.pairs > 1:
             self._use_all_pairs()
@@ -454,7 +468,7 @@ class Nic(Pci):
     def _use_all_pairs(self):
         """Tell the device by its control queue to use all pairs of queues"""
         index = 2 * self.pairs
-        ring = RINGS + index * RING_STRIDE
+        ring = self._rings + index * RING_STRIDE
         buffer = ring + 0xc000
         # The command, how many pairs, and room for the answer
         command = struct.pack('<BBH', CTRL_MQ, CTRL_MQ_PAIRS_SET, self.pairs)
@@ -477,25 +491,29 @@ class Nic(Pci):
 
     def _offer(self, index, count):
         """Make a queue's first descriptor available for the @count-th time"""
-        available = RINGS + index * RING_STRIDE + 0x4000
+        available = self._rings + index * RING_STRIDE + 0x4000
         self._write(available + 4 + 2 * ((count - 1) % RING_SIZE), bytes(2))
         self._write(available + 2, struct.pack('<H', count))
+        self._machine.qtest(f'writew {self.doorbell(index):#x} {index:#x}')
+
+    def doorbell(self, index):
+        """Where in guest memory a virtqueue is notified"""
         self._set(QUEUE_SELECT, index, 'w')
-        bell = self._regions[CFG_NOTIFY] + (self._get(QUEUE_NOTIFY, 'w') *
+        return self._regions[CFG_NOTIFY] + (self._get(QUEUE_NOTIFY, 'w') *
                                             self._multiplier)
-        self._machine.qtest(f'writew {bell:#x} {index:#x}')
 
     def send(self):
         """Send a frame, by the last queue, to see that the device works"""
         index = 2 * self.pairs - 1
-        ring = RINGS + index * RING_STRIDE
+        ring = self._rings + index * RING_STRIDE
         buffer = ring + 0xc000
         frame = bytes(HEADER_SIZE) + b'\xff' * 6 + bytes(54)
         self._write(buffer, frame)
         self._write(ring, struct.pack('<QIHH', buffer, len(frame), 0, 0))
         self._sent += 1
         self._offer(index, self._sent)
-        self._machine.control.wait(f'vq.{index}.used-idx', '==', self._sent)
+        self._machine.control.wait(f'vq.{index}.used-idx', '==', self._sent,
+                                   self._node)
 
     def _read(self, address, size):
         words = self._machine.qtest(f'read {address:#x} {size:#x}')

@@ -70,9 +70,9 @@ class Control:
                              f' {reply.get("error")}')
         return reply
 
-    def wait(self, key, operator, value):
+    def wait(self, key, operator, value, node=0):
         """Wait until the comparison holds"""
-        self(f'wait {key} {operator} {value} {DEADLINE * 1000}')
+        self(f'wait {key} {operator} {value} {DEADLINE * 1000} node={node}')
 
     def close(self):
         """Close the connection"""
@@ -80,18 +80,31 @@ class Control:
         self._socket.close()
 
 
+class TcgMachine(QEMUQtestMachine):
+    """A QEMU that runs a guest, besides what it is told by qtest"""
+
+    @property
+    def _base_args(self):
+        return ['tcg' if arg == 'qtest' and previous == '-accel' else arg
+                for previous, arg in zip(['', *super()._base_args],
+                                         super()._base_args)]
+
+
 class Machine:
     """One run of QEMU
 
     @tree: which of the two
-    @device: options of the software device
+    @device: options of the software device; in them, FOLDER is a folder that
+             goes away with the machine
     @options: options of QEMU
     @recorded: whether there is a transcript, which takes time to write
+    @tcg: let the guest's processor run
 
     transcript: Transcript, None if there is none
     """
 
-    def __init__(self, tree, device, options, recorded=True):
+    def __init__(self, tree, device, options, recorded=True, tcg=False):
+        # pylint: disable=too-many-arguments,too-many-positional-arguments
         self.folder = tempfile.mkdtemp(prefix='vhost-vdpa-bench-')
         control = os.path.join(self.folder, 'control')
         self.transcript = None
@@ -102,11 +115,13 @@ class Machine:
             self.transcript = Transcript(transcript)
             device = ['--transcript', transcript, *device]
         self.control = None
-        self._qemu = QEMUQtestMachine(
+        self._qemu = (TcgMachine if tcg else QEMUQtestMachine)(
             tree.qemu, ['-qtest-log', os.devnull, *options],
             name=f'qemu-{tree.name}',
             wrapper=[trees.OURS.path(trees.DEVICE[0]), 'run',
-                     '--control', control, *device, '--'],
+                     '--control', control,
+                     *(option.replace('FOLDER', self.folder)
+                       for option in device), '--'],
             base_temp_dir=self.folder)
         self._name = tree.name
         try:

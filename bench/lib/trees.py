@@ -22,7 +22,8 @@ RESULTS = os.path.join(BUILD, 'bench')
 DEVICE = ['contrib/vdpa-soft/vdpa-soft', 'contrib/vdpa-soft/libvdpa-soft.so']
 QEMU = 'qemu-system-x86_64'
 # What else of our tree the parts of the benchmark use
-PROGRAMS = [*DEVICE, 'tests/bench/vhost-vdpa-iotlb-bench']
+PROGRAMS = [*DEVICE, 'tests/bench/vhost-vdpa-iotlb-bench',
+            'tests/bench/vhost-vdpa-traffic']
 
 
 class Tree:

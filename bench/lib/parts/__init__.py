@@ -22,6 +22,8 @@ NAMES = [
     'changes',
     'commit',
     'monitor',
+    'blackout',
+    'data',
 ]
 
 
