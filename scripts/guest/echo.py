@@ -64,7 +64,7 @@ class Echo:
     def said(self):
         """What came of the last run, in the words of frames.c
 
-        Raises GuestError if any frame of any run was wrong.
+        Raises GuestError if any frame of this machine was wrong.
         """
         with self.lock:
             if self.failure:
@@ -75,6 +75,9 @@ class Echo:
     def _serve(self):
         while True:
             connection, _ = self.socket.accept()
+            # After a failure there is another machine
+            with self.lock:
+                self.failure = None
             with connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY,
                                       1)
