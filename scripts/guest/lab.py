@@ -76,10 +76,13 @@ class Setup(vm.Setup):
         self.version = version
         self.programs = list(programs)
         self.name = name
+        self.own_logs = environment.get('GUEST_LOGS')
+        # Files that only QEMU needs
+        self.made = []
         super().__init__({**environment, 'IOMMU': ''})
 
     def _prepare(self, cache):
-        self.logs = os.path.join(os.path.dirname(self.logs),
+        self.logs = os.path.join(self.own_logs or os.path.dirname(self.logs),
                                  f'kernel-{self.version}', self.name)
         os.makedirs(self.logs, exist_ok=True)
         kernels = os.path.join(os.path.abspath(cache), 'kernel')
@@ -119,6 +122,17 @@ class Setup(vm.Setup):
                 return path
         raise vm.GuestError(f'no {name} in {" or ".join(self.firmware)}')
 
+    def initramfs(self, name, *arguments, **options):
+        """As in the base class"""
+        self.made.append(os.path.join(self.logs, name))
+        return super().initramfs(name, *arguments, **options)
+
+    def remove(self):
+        """Remove what is among the logs but is none, after a success"""
+        for path in self.made:
+            os.remove(path)
+        self.made = []
+
     def _compile(self, name):
         """Path of one of our programs in C"""
         path = os.path.join(self.logs, name)
@@ -128,6 +142,7 @@ class Setup(vm.Setup):
              path, source], check=False, capture_output=True, text=True)
         if result.returncode:
             raise vm.GuestError(f'{source} does not compile: {result.stderr}')
+        self.made.append(path)
         return path
 
 
@@ -180,6 +195,8 @@ class Machine(vm.Guest):
     append: what its kernel is told, such as parameters of vdpa_sim
     iommu: whether there is one, which devices with iommu_platform are behind
     """
+
+    system = 'The machine'
 
     def __init__(self, setup, name, arguments=(), append='', iommu=False):
         self.setup = setup
@@ -331,18 +348,20 @@ class Guest(vm.Machine):
 
     def _accept(self, listener):
         """Wait for a connection of QEMU, or for its early end"""
-        end = time.monotonic() + 60
+        start = time.monotonic()
         while True:
             try:
                 return listener.accept(1)
-            except vm.GuestError as error:
+            except vm.GuestError:
                 status = self.machine.ended(self.process, 0)
-                if status is not None or time.monotonic() > end:
+                waited = time.monotonic() - start
+                if status is not None or waited > 60:
                     raise vm.GuestError(
-                        f'{error}\nQEMU in the machine '
-                        f'{"goes on" if status is None else "ended"}: '
-                        f'{status}\n'
-                        f'{self.machine.output(self.process)}') from None
+                        f'waited {waited:.0f} s for {listener.peer} to '
+                        'connect\nQEMU in the machine ' +
+                        ('goes on' if status is None else
+                         f'ended with status {status}') +
+                        f'\n{self.machine.output(self.process)}') from None
 
     def _log(self):
         """Write the console's output down"""

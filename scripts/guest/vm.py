@@ -542,7 +542,10 @@ class Guest(Machine):
     launcher: command line that QEMU's is appended to
     append: what its kernel is told besides
     terminal: the console is this process' terminal
+    system: what to call it
     """
+
+    system = 'The guest'
 
     def __init__(self, setup, name, arguments, launcher=(), accel=None,
                  cpus=2, memory=MEMORY, append='', terminal=False):
@@ -630,7 +633,7 @@ class Guest(Machine):
         if said:
             text += f"\nQEMU's messages: {said}"
         if os.path.exists(self.console):
-            text += f"\nThe guest's console log: {self.console}"
+            text += f"\n{self.system}'s console log: {self.console}"
         return GuestError(text)
 
     def said(self):
