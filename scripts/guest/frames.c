@@ -5,7 +5,7 @@
  *
  * The frames go to MAC, by default to the NIC's own address, and have SIZE
  * bytes each, or all sizes by turns if that is 0. Each must come back as it
- * was, once, and in order, except for the two addresses; the next ones wait
+ * was, from MAC to the NIC, once, and in order; the next ones wait
  * while WINDOW of them are on their way, fewer than the buffers of any NIC.
  * Frames of another run, which may have been on their way since before a
  * reset, are not looked at.
@@ -90,8 +90,9 @@ static bool ours(const uint8_t *frame, size_t size)
            !memcmp(frame + HEADER_SIZE, &run, sizeof(run));
 }
 
-static void check(const uint8_t *frame, size_t size, uint32_t number,
-                  size_t wanted)
+/* @addresses: to and from which it is to come */
+static void check(const uint8_t *frame, size_t size, const uint8_t *addresses,
+                  uint32_t number, size_t wanted)
 {
     uint8_t expected[LONGEST];
     uint32_t found;
@@ -105,6 +106,10 @@ static void check(const uint8_t *frame, size_t size, uint32_t number,
     if (size != wanted) {
         fail("frame %u came with %zu bytes, it was sent with %zu", number,
              size, wanted);
+    }
+    if (memcmp(frame, addresses, 2 * ADDRESS_SIZE)) {
+        fail("frame %u came with other addresses than those of its way back",
+             number);
     }
     for (i = HEADER_SIZE; i < size; i++) {
         if (frame[i] != expected[i]) {
@@ -141,6 +146,7 @@ static int attach(const char *nic, uint8_t *address)
 int main(int argc, char **argv)
 {
     uint8_t own[ADDRESS_SIZE], peer[ADDRESS_SIZE], frame[LONGEST + 1];
+    uint8_t back[2 * ADDRESS_SIZE];
     uint32_t count, sent = 0, received = 0;
     unsigned long long bytes = 0;
     int fd, size, seconds;
@@ -161,6 +167,9 @@ int main(int argc, char **argv)
                             peer + 5) != ADDRESS_SIZE) {
         fail("%s is no MAC address", argv[5]);
     }
+
+    memcpy(back, own, ADDRESS_SIZE);
+    memcpy(back + ADDRESS_SIZE, peer, ADDRESS_SIZE);
 
     clock_gettime(CLOCK_REALTIME, &now);
     run = now.tv_sec * 1000003 + now.tv_nsec;
@@ -202,7 +211,7 @@ int main(int argc, char **argv)
         if (from.sll_pkttype == PACKET_OUTGOING || !ours(frame, got)) {
             continue;
         }
-        check(frame, got, received, size_of(received, size));
+        check(frame, got, back, received, size_of(received, size));
         received++;
         bytes += got;
     }
