@@ -44,7 +44,6 @@ STYLE = f"""
 }}
 .grid, .axis, .bar {{ stroke-width: 1 }}
 .axis, .line, .bar {{ fill: none }}
-.line {{ stroke-width: 2 }}
 .dashed {{ stroke-dasharray: 6 4 }}
 text {{ font: 12px sans-serif }}
 .title {{ font-size: 14px; font-weight: bold }}
@@ -180,7 +179,8 @@ class Plot:
             f'text-anchor="middle">{escape(self._title)}</text>',
         ]
         lines += self._axes(x_axis, y_axis, top, bottom)
-        for number, (label, x, y) in enumerate(legend):
+        number = 0
+        for label, x, y in legend:
             lines.append(f'<g class="series"><title>{escape(label)}</title>')
             lines += self._draw(number, label, x_axis, y_axis)
             lines += self._stroke(number, label,
@@ -188,6 +188,7 @@ class Plot:
             lines.append(self._mark(number, label, x + 14, y - 4))
             lines.append(f'<text x="{x + 34:.1f}" y="{y}">{escape(label)}'
                          '</text></g>')
+            number += not label.startswith('floor')
         lines.append('</svg>')
         return '\n'.join(lines) + '\n'
 
@@ -221,7 +222,10 @@ class Plot:
         dashed = ' dashed' * label.startswith('floor')
         path = 'L'.join(f'{x:.1f} {y:.1f}' for x, y in places)
         colour = self._colour(number, label)
-        return [f'<path class="line line{colour}{dashed}" d="M{path}"/>']
+        # So that what is the same is seen below the next line
+        width = 1.5 if dashed else max(1.5, 5 - 1.2 * number)
+        return [f'<path class="line line{colour}{dashed}" '
+                f'stroke-width="{width:g}" d="M{path}"/>']
 
     def _mark(self, number, label, x, y):
         shape = [f'M{x - MARK:.1f} {y:.1f}a{MARK} {MARK} 0 1 0 {2 * MARK} 0'

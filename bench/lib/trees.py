@@ -38,7 +38,12 @@ class Tree:
         self.name = name
         self.source = os.path.join(BUILD, folder)
         self.build = build or os.path.join(self.source, 'build')
+        self._folder = folder
         self._options = options
+
+    def again(self, name):
+        """The same one with another name"""
+        return Tree(name, self._folder, self._options, self.build)
 
     def compile(self, *targets):
         """Bring programs up to date"""

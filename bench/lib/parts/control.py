@@ -405,7 +405,7 @@ PLOTS = [
 
 
 def make_plot(cases, axis, operation, figure, title, log):
-    """One of PLOTS"""
+    """One of PLOTS, or None if there are too few sizes for a curve"""
     # pylint: disable=too-many-arguments,too-many-positional-arguments
     label, where, included = AXES[axis]
     _, unit, factor = {**COUNTS, **TIMES}[figure]
@@ -427,6 +427,8 @@ def make_plot(cases, axis, operation, figure, title, log):
             if figure in COUNTS:
                 add(f'floor, {kind}', case, case.sample(
                     trees.OURS.name, operation, f'floor_{figure}'))
+    if max(map(len, series.values()), default=0) < 2:
+        return None
     return plot.Plot(f'control-{axis}-{operation}-{figure.replace("_", "-")}',
                      title, label, unit, True, log, series)
 
@@ -437,8 +439,9 @@ def run(args, progress):
     cases = [Case(size, persist) for size in sizes
              for persist in (True, False)]
     for case in cases:
-        for counted, runs in ((True, args.lives), (False, args.runs)):
-            for number, tree in trees.by_turns(runs):
+        # What is counted may depend on how fast the machine is, too
+        for counted in (True, False):
+            for number, tree in trees.by_turns(args.runs):
                 progress(f'control: {case.name}, '
                          f'{"counted" if counted else "timed"}, '
                          f'run {number + 1}, {tree.name}')
