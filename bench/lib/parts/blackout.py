@@ -321,12 +321,14 @@ def run(args, progress):
             {name: one.json() for name, one in life.figures.items()}
             for life in side] for tree, side in runs.items()}
         names = list(runs[trees.OURS][0].figures)
-        # What the machine does by itself, whoever runs on it.  No gap is
-        # longer than another if both are not longer than this
+        # What the machine does by itself, whoever runs on it
         noise = report.Sample(life.figures['idle'].gap / 1e6
                               for side in runs.values() for life in side)
         rows.append(report.Row(f'{case.name}: {OPERATIONS["idle"]}, no frame '
                                'for (noise of both)', 'ms', noise, noise))
+        # What is shorter than that and a frame more cannot be told from it, so
+        # no gap is longer than another if neither is longer than this
+        floor = noise.high + PERIOD / 1e3
         for name in names:
             sides = [[life.figures[name] for life in side]
                      for side in runs.values()]
@@ -343,9 +345,9 @@ def run(args, progress):
             if name != 'idle':
                 rows.append(report.Row(
                     f'{case.name}: {OPERATIONS[name]}, no frame for', 'ms',
-                    *(report.Sample(max(value / 1e6, noise.high)
+                    *(report.Sample(max(value / 1e6, floor)
                                     for value in sample.values)
-                      for sample in gaps), noise.high))
+                      for sample in gaps), floor))
         # All of a life together
         for key, what, unit in TOTALS:
             rows.append(report.Row(
