@@ -476,61 +476,26 @@ EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
 }
 
 /* A node is no pipe: a position is taken, and means nothing. */
-#define PREAD(name, off_type)                                           \
-    EXPORT ssize_t name(int fd, void *buf, size_t count, off_type at)   \
+#define POSITIONED(name, data, number, off_type, instead)               \
+    EXPORT ssize_t name(int fd, data buf, number count, off_type at)    \
     {                                                                   \
         VsNode *n = lookup(fd);                                         \
                                                                         \
         if (!n) {                                                       \
             return REAL(name)(fd, buf, count, at);                      \
         }                                                               \
-        return at < 0 ? fail(EINVAL) : read_node(n);                    \
+        return at < 0 ? fail(EINVAL) : (instead);                       \
     }
 
-#define PREADV(name, off_type)                                          \
-    EXPORT ssize_t name(int fd, const struct iovec *iov, int count,     \
-                        off_type at)                                    \
-    {                                                                   \
-        VsNode *n = lookup(fd);                                         \
-                                                                        \
-        if (!n) {                                                       \
-            return REAL(name)(fd, iov, count, at);                      \
-        }                                                               \
-        return at < 0 ? fail(EINVAL) : read_node(n);                    \
-    }
-
-#define PWRITE(name, off_type)                                          \
-    EXPORT ssize_t name(int fd, const void *buf, size_t count,          \
-                        off_type at)                                    \
-    {                                                                   \
-        VsNode *n = lookup(fd);                                         \
-                                                                        \
-        if (!n) {                                                       \
-            return REAL(name)(fd, buf, count, at);                      \
-        }                                                               \
-        return at < 0 ? fail(EINVAL) : write(fd, buf, count);           \
-    }
-
-#define PWRITEV(name, off_type)                                         \
-    EXPORT ssize_t name(int fd, const struct iovec *iov, int count,     \
-                        off_type at)                                    \
-    {                                                                   \
-        VsNode *n = lookup(fd);                                         \
-                                                                        \
-        if (!n) {                                                       \
-            return REAL(name)(fd, iov, count, at);                      \
-        }                                                               \
-        return at < 0 ? fail(EINVAL) : writev(fd, iov, count);          \
-    }
-
-PREAD(pread, off_t)
-PREAD(pread64, off64_t)
-PREADV(preadv, off_t)
-PREADV(preadv64, off64_t)
-PWRITE(pwrite, off_t)
-PWRITE(pwrite64, off64_t)
-PWRITEV(pwritev, off_t)
-PWRITEV(pwritev64, off64_t)
+POSITIONED(pread, void *, size_t, off_t, read_node(n))
+POSITIONED(pread64, void *, size_t, off64_t, read_node(n))
+POSITIONED(preadv, const struct iovec *, int, off_t, read_node(n))
+POSITIONED(preadv64, const struct iovec *, int, off64_t, read_node(n))
+POSITIONED(pwrite, const void *, size_t, off_t, write(fd, buf, count))
+POSITIONED(pwrite64, const void *, size_t, off64_t, write(fd, buf, count))
+POSITIONED(pwritev, const struct iovec *, int, off_t, writev(fd, buf, count))
+POSITIONED(pwritev64, const struct iovec *, int, off64_t,
+           writev(fd, buf, count))
 
 EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
