@@ -669,11 +669,13 @@ static const char *section_pages(const MemoryRegionSection *section,
     return NULL;
 }
 
-/* Large RAM of the guest's that nobody else could share */
+/* Large RAM of the guest's, not of a device, that nobody else could share */
 static uint64_t private_ram(const MemoryRegionSection *section, uint64_t size)
 {
     return !section->readonly && size >= MiB &&
-           !qemu_ram_is_shared(section->mr->ram_block) ? size : 0;
+           !qemu_ram_is_shared(section->mr->ram_block) &&
+           !object_dynamic_cast(memory_region_owner(section->mr),
+                                TYPE_DEVICE) ? size : 0;
 }
 
 static VhostVDPAIOTLBPerm memory_perm(const MemoryRegion *mr, bool readonly)

@@ -806,6 +806,23 @@ static void remove_shm(VdpaTest *t, unsigned number)
     remove_backend(t, id);
 }
 
+/* What belongs to another device is not the guest's RAM, and can't be shared */
+static void test_private_video(void)
+{
+    VdpaTest *t = vdpa_start_qemu("", "-device VGA,addr=8 "
+                                  VDPA_NETDEV_OPTION);
+    VdpaNic *nic;
+
+    set_bar(t, NEW_SLOT, PCI_BASE_ADDRESS_0, 0xd0000000);
+    qtest_qmp_device_add(t->qts, "virtio-net-pci", "nic0",
+                         "{ 'netdev': 'net0', 'addr': '0x4' }");
+    nic = vdpa_start_nic(t, 0);
+    vdpa_nic_check_data(nic, 1);
+    vdpa_assert_no_error(t);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 /*
  * Whether QEMU may lock what a small guest needs; drivers that pin memory ask.
  * The limit is what Linux lets every user have.
@@ -2420,6 +2437,7 @@ int main(int argc, char **argv)
     qtest_add_data_func("vhost-vdpa/memory/max-entries/pa", (void *)true,
                         test_max_entries);
     qtest_add_func("vhost-vdpa/memory/private", test_private_memory);
+    qtest_add_func("vhost-vdpa/memory/private-video", test_private_video);
     qtest_add_func("vhost-vdpa/memory/access-platform",
                    test_access_platform);
     qtest_add_func("vhost-vdpa/memory/device-memory", test_device_memory);
