@@ -86,6 +86,12 @@ struct VhostVDPAIOTLB {
     GPtrArray *spaces;
 };
 
+/* Doomed entries that one message removes, by their indices */
+typedef struct IOTLBRemoval {
+    guint first;
+    guint last;
+} IOTLBRemoval;
+
 /* One commit or withdrawal */
 typedef struct IOTLBRun {
     IOTLBSpace *space;
@@ -472,6 +478,36 @@ static bool space_find_doomed(IOTLBSpace *space, GPtrArray *doomed)
     return found;
 }
 
+/*
+ * Divide all doomed entries, in ascending order, into as few removals as there
+ * can be.  A message removes every entry in its range, so nothing that stays
+ * may be between two of one removal, but there may be a hole.
+ *
+ * Returns IOTLBRemoval in ascending order.
+ */
+static GArray *space_join_doomed(IOTLBSpace *space, const GPtrArray *doomed)
+{
+    GArray *removals = g_array_new(false, false, sizeof(IOTLBRemoval));
+    IOTLBNode *first = NULL, *prev = NULL;
+
+    for (guint i = 0; i < doomed->len; i++) {
+        IOTLBNode *entry = g_ptr_array_index(doomed, i);
+        IOTLBRemoval removal = { .first = i, .last = i };
+
+        /* The size of all IOVAs is one more than a message can hold */
+        if (prev && entry->it.last - first->it.start < UINT64_MAX &&
+            map_next(&space->programmed, prev, prev->it.start,
+                     UINT64_MAX) == entry) {
+            g_array_index(removals, IOTLBRemoval, removals->len - 1).last = i;
+        } else {
+            g_array_append_val(removals, removal);
+            first = entry;
+        }
+        prev = entry;
+    }
+    return removals;
+}
+
 /* Append [first, last], part of @node, in pieces that make good entries */
 static void space_add_pieces(IOTLBSpace *space, const IOTLBNode *node,
                              uint64_t first, uint64_t last, GArray *pieces)
@@ -645,29 +681,53 @@ static void run_end(IOTLBRun *run)
     }
 }
 
-static void run_unmap(IOTLBRun *run, IOTLBNode *entry)
+static void run_unmap(IOTLBRun *run, const GPtrArray *doomed,
+                      const IOTLBRemoval *removal)
 {
     IOTLBSpace *space = run->space;
     VhostVDPAIOTLB *iotlb = space->iotlb;
-    uint64_t first = entry->it.start, last = entry->it.last;
+    IOTLBNode *entry = g_ptr_array_index(doomed, removal->first);
+    uint64_t first = entry->it.start, last;
     int ret;
+
+    entry = g_ptr_array_index(doomed, removal->last);
+    last = entry->it.last;
 
     run->report.messages++;
     ret = iotlb->ops->unmap(iotlb->opaque, space->asid, first, last);
     if (ret) {
         run_fail(run, VHOST_VDPA_IOTLB_STEP_UNMAP, ret, space->asid,
                  first, last);
-        entry->doomed = false;
-        dirty_put(&run->again, first, last);
-        return;
+    } else {
+        run->report.unmaps++;
+        map_cut(&space->held, first, last);
     }
 
-    run->report.unmaps++;
-    run->pages_unmapped += iotlb_pages(iotlb, first, last);
-    dirty_put(&run->removed, first, last);
-    map_cut(&space->held, first, last);
-    map_unlink(&space->programmed, entry);
-    map_free_node(&space->programmed, entry);
+    for (guint i = removal->first; i <= removal->last; i++) {
+        entry = g_ptr_array_index(doomed, i);
+        first = entry->it.start;
+        last = entry->it.last;
+
+        if (ret) {
+            entry->doomed = false;
+            dirty_put(&run->again, first, last);
+        } else {
+            run->pages_unmapped += iotlb_pages(iotlb, first, last);
+            dirty_put(&run->removed, first, last);
+            map_unlink(&space->programmed, entry);
+            map_free_node(&space->programmed, entry);
+        }
+    }
+}
+
+/* Returns whether all of @removals were accepted */
+static bool run_unmap_all(IOTLBRun *run, const GPtrArray *doomed,
+                          const GArray *removals)
+{
+    for (guint i = 0; i < removals->len; i++) {
+        run_unmap(run, doomed, &g_array_index(removals, IOTLBRemoval, i));
+    }
+    return run->report.unmaps == removals->len;
 }
 
 /*
@@ -897,15 +957,15 @@ static bool run_finish(IOTLBRun *run, IOTLBSpace *open,
  * gets one for a removal, but for an addition, where the memory is pinned, one
  * for each physically contiguous part; there is just one part in a page.
  */
-static bool lone_message(const VhostVDPAIOTLB *iotlb, const GPtrArray *doomed,
+static bool lone_message(const VhostVDPAIOTLB *iotlb, const GArray *removals,
                          const GArray *missing)
 {
     const VhostVDPAIOTLBRange *piece;
 
-    if (doomed->len + missing->len != 1) {
+    if (removals->len + missing->len != 1) {
         return false;
     }
-    if (doomed->len) {
+    if (removals->len) {
         return true;
     }
     piece = &g_array_index(missing, VhostVDPAIOTLBRange, 0);
@@ -919,6 +979,7 @@ static bool space_commit(IOTLBSpace *space, uint64_t budget,
     VhostVDPAIOTLB *iotlb = space->iotlb;
     IOTLBSpace *open = iotlb->open;
     g_autoptr(GPtrArray) doomed = g_ptr_array_new();
+    g_autoptr(GArray) removals = NULL;
     g_autoptr(GArray) missing = NULL;
     IOTLBNode *outside;
     IOTLBMap old;
@@ -939,25 +1000,20 @@ static bool space_commit(IOTLBSpace *space, uint64_t budget,
 
         dirty_put(&space->dirty, entry->it.start, entry->it.last);
     }
+    removals = space_join_doomed(space, doomed);
     missing = space_find_missing(space);
 
-    if (doomed->len || missing->len || open == space) {
-        bool ready = run_begin(&run, lone_message(iotlb, doomed, missing));
+    if (removals->len || missing->len || open == space) {
+        if (!run_begin(&run, lone_message(iotlb, removals, missing))) {
+            for (guint i = 0; i < doomed->len; i++) {
+                IOTLBNode *entry = g_ptr_array_index(doomed, i);
 
-        for (guint i = 0; i < doomed->len; i++) {
-            IOTLBNode *entry = g_ptr_array_index(doomed, i);
-
-            if (ready) {
-                run_unmap(&run, entry);
-            } else {
                 entry->doomed = false;
             }
-        }
-        if (!ready) {
             return run_finish(&run, open, report, errp);
         }
 
-        if (run.report.unmaps < doomed->len) {
+        if (!run_unmap_all(&run, doomed, removals)) {
             /* An entry that stays hides what should replace it */
             g_array_free(missing, true);
             missing = space_find_missing(space);
@@ -982,8 +1038,9 @@ static bool space_withdraw(IOTLBSpace *space, VhostVDPAIOTLBReport *report,
                            Error **errp)
 {
     IOTLBSpace *open = space->iotlb->open;
-    uint64_t entries = space->programmed.nodes;
-    IOTLBNode *entry, *next;
+    g_autoptr(GPtrArray) all = g_ptr_array_new();
+    g_autoptr(GArray) removals = NULL;
+    IOTLBNode *entry;
     IOTLBRun run;
 
     run_init(&run, space, 0, space->iotlb->page_size);
@@ -994,15 +1051,14 @@ static bool space_withdraw(IOTLBSpace *space, VhostVDPAIOTLBReport *report,
     for (entry = map_first(&space->programmed, 0, UINT64_MAX); entry;
          entry = map_next(&space->programmed, entry, 0, UINT64_MAX)) {
         entry->stale = true;
+        g_ptr_array_add(all, entry);
     }
     dirty_put(&space->dirty, 0, UINT64_MAX);
+    removals = space_join_doomed(space, all);
 
-    if ((entries || open == space) && run_begin(&run, entries == 1)) {
-        for (entry = map_first(&space->programmed, 0, UINT64_MAX); entry;
-             entry = next) {
-            next = map_next(&space->programmed, entry, 0, UINT64_MAX);
-            run_unmap(&run, entry);
-        }
+    if ((removals->len || open == space) &&
+        run_begin(&run, removals->len == 1)) {
+        run_unmap_all(&run, all, removals);
         run_end(&run);
     }
     return run_finish(&run, open, report, errp);

@@ -51,7 +51,10 @@ typedef enum VhostVDPAIOTLBPerm {
  *             the batch open.
  * @map: let the device reach host memory at @uaddr through IOVA
  *       @first..@last of @asid.  @last - @first + 1 never overflows.
- * @unmap: take away one range, with the bounds it was mapped with
+ * @unmap: take away all that is mapped in @first..@last, which is never a part
+ *         of a range that was mapped, but can be several with holes between
+ *         them.  It starts and ends where one of them does, and
+ *         @last - @first + 1 never overflows.
  * @ref: @owner's memory starts being programmed; called after the message
  *       was accepted.  Calls nest.  Must not call back into the reconciler
  *       either.  Optional (together with @unref), never called for an owner of
@@ -107,9 +110,9 @@ typedef bool (*VhostVDPAIOTLBFunc)(const VhostVDPAIOTLBRange *range,
  * @entries_after: ranges programmed after
  * @messages: messages sent, batch markers and refused ones included
  * @maps: map messages accepted
- * @unmaps: unmap messages accepted
+ * @unmaps: unmap messages accepted, each of which can remove several ranges
  * @bytes_mapped: bytes in @maps
- * @bytes_unmapped: bytes in @unmaps
+ * @bytes_unmapped: bytes in the ranges that @unmaps removed
  * @bytes_left: bytes that vhost_vdpa_iotlb_commit_some() left for another call
  *              because its budget was used up; ranges that failed are not
  *              in it
@@ -348,6 +351,10 @@ uint64_t vhost_vdpa_iotlb_obsolete(VhostVDPAIOTLB *iotlb, uint32_t asid);
  * batching is on; sends nothing if there is nothing to do.  The cost is
  * O(k log n) for k ranges that changed since the last commit.
  *
+ * One message removes all ranges that have to go up to the next that stays,
+ * whatever holes there are between them, unless it were all 64 bits: no message
+ * holds that size.
+ *
  * A batch makes a driver that takes whole maps take one, instead of one for
  * each message.  So there is never an empty batch, nor one of a single message
  * that makes it take one anyway: a removal, or the addition of a page.  (A
@@ -362,8 +369,8 @@ uint64_t vhost_vdpa_iotlb_obsolete(VhostVDPAIOTLB *iotlb, uint32_t asid);
  * shall not cost a running device the rest of its memory.  What was not
  * accepted is tried again by each following commit:
  * - a range that could not be mapped stays missing;
- * - a range that could not be unmapped stays as it is, together with its
- *   references, and new ranges that overlap it stay missing;
+ * - ranges that could not be unmapped stay as they are, together with their
+ *   references, and new ranges that overlap them stay missing;
  * - if the batch could not be opened, nothing was sent;
  * - if it could not be closed, the kernel has recorded the changes, but the
  *   device may not know them: the references of what was taken away are kept,
@@ -421,9 +428,9 @@ bool vhost_vdpa_iotlb_commit_some(VhostVDPAIOTLB *iotlb, uint32_t asid,
  *
  * For a reset that makes the driver, but not the vhost layer, forget
  * its translations (no VHOST_BACKEND_F_IOTLB_PERSIST).  What is desired stays
- * desired, and the next commit maps it again.  All messages go in one batch,
- * a single one goes alone, and none is sent if nothing is programmed, but for
- * the end of a batch that is open.
+ * desired, and the next commit maps it again.  One message does, unless ranges
+ * at both ends of the 64 bits make it two, in one batch; and none is sent if
+ * nothing is programmed, but for the end of a batch that is open.
  *
  * Returns true; or false if a message failed.  What could not be unmapped is
  * then unmapped, and mapped again if desired, by the next commit.

@@ -66,13 +66,12 @@ static const Kind kinds[] = {
     { "doorbell", 0x1fe, 0x1fe, "--doorbell on" },
 };
 
-static void add_mapping_messages(GPtrArray *calls, const Kind *kind,
-                                 const char *message)
+static void add_mapping_messages(GPtrArray *calls, const Kind *kind)
 {
     if (kind->accepted & BACKEND_BATCH) {
         vdpa_add_call(calls, "IOTLB_BATCH_BEGIN asid=0");
     }
-    vdpa_add_call(calls, "%s", message);
+    vdpa_add_call(calls, "IOTLB_UPDATE");
     if (kind->accepted & BACKEND_BATCH) {
         vdpa_add_call(calls, "IOTLB_BATCH_END asid=0");
     }
@@ -102,7 +101,7 @@ static GPtrArray *expect_open(const Kind *kind)
     vdpa_add_call(calls, "GET_IOVA_RANGE first=0x0 last=0xffffffffffffffff");
     /* For "info network" */
     vdpa_add_call(calls, "GET_CONFIG off=0 len=6");
-    add_mapping_messages(calls, kind, "IOTLB_UPDATE");
+    add_mapping_messages(calls, kind);
     /* The guest's MAC address */
     vdpa_add_call(calls, "SET_CONFIG off=0 len=6");
     return calls;
@@ -181,7 +180,7 @@ static GPtrArray *expect_start(VdpaNic *nic, const Kind *kind,
         }
     }
     if (first) {
-        add_mapping_messages(calls, kind, "IOTLB_UPDATE");
+        add_mapping_messages(calls, kind);
     }
     add_ring(calls, nic, 0, base[0]);
     add_ring(calls, nic, 1, base[1]);
@@ -227,13 +226,14 @@ static GPtrArray *expect_stop(const Kind *kind, const unsigned base[3],
         vdpa_add_call(calls, "SET_STATUS status=0x0");
     }
     if (reset && !(kind->accepted & BACKEND_PERSIST)) {
-        add_mapping_messages(calls, kind, "IOTLB_INVALIDATE");
+        /* A single message, which needs no batch */
+        vdpa_add_call(calls, "IOTLB_INVALIDATE");
     }
     if (reset && suspend) {
         vdpa_add_call(calls, "SET_STATUS status=0x0");
     }
     if (reset && !(kind->accepted & BACKEND_PERSIST)) {
-        add_mapping_messages(calls, kind, "IOTLB_UPDATE");
+        add_mapping_messages(calls, kind);
     }
     if (!suspend) {
         /* A device that may still run must not be asked */

@@ -98,6 +98,7 @@ typedef struct Run {
     uint64_t budget, cut_align;
     Piece removals[NCELLS], additions[NCELLS];
     int n_removals, n_additions, removal, addition;
+    bool goes[NCELLS];  /* in an entry that has to go */
     bool removed[NCELLS];
     bool refused[NCELLS];
     Cell before[NCELLS];
@@ -161,6 +162,11 @@ typedef enum Event {
     SEEN_DISCRETE_NEIGHBOURS,
     SEEN_DISCRETE_IN_ONE_ENTRY,
     SEEN_HIDDEN_BY_ENTRY,
+    SEEN_REMOVED_TOGETHER,
+    SEEN_REMOVED_OVER_HOLE,
+    SEEN_REMOVED_APART,
+    SEEN_REMOVED_TOGETHER_FAILED,
+    SEEN_REMOVED_ALL_64_BITS,
     SEEN_WITHDRAW_INCOMPLETE,
     SEEN_NOTHING_TO_DO,
     NEVENTS,
@@ -298,14 +304,35 @@ static bool entry_must_go(const World *w, const Space *s, int first)
     return false;
 }
 
+/*
+ * One message removes all entries in its range, so it can go on up to one that
+ * stays, but it starts and ends with one that goes.  What is removed is not
+ * all 64 bits at once, because no message holds that size.
+ *
+ * @goes: cells of entries that have to go, or NULL
+ */
 static int find_removals(const World *w, const Space *s, bool all,
-                         Piece *pieces)
+                         Piece *pieces, bool *goes)
 {
+    bool apart = true;
     int n = 0;
 
     for (int i = 0; i < NCELLS; i++) {
-        if (s->entry[i].on && (all || entry_must_go(w, s, i))) {
-            pieces[n++] = (Piece) { i, s->entry[i].last };
+        if (!s->entry[i].on) {
+            continue;
+        }
+        if (!all && !entry_must_go(w, s, i)) {
+            apart = true;
+            continue;
+        }
+        apart |= n && !pieces[n - 1].first && s->entry[i].last == NCELLS - 1;
+        if (apart) {
+            pieces[n++].first = i;
+            apart = false;
+        }
+        pieces[n - 1].last = s->entry[i].last;
+        for (int j = i; goes && j <= s->entry[i].last; j++) {
+            goes[j] = true;
         }
     }
     return n;
@@ -432,7 +459,7 @@ static void run_prepare(World *w, int asid, bool withdraw, uint64_t budget,
         run->report.entries_before += s->entry[i].on;
         s->entry[i].stale |= withdraw;
     }
-    run->n_removals = find_removals(w, s, withdraw, run->removals);
+    run->n_removals = find_removals(w, s, withdraw, run->removals, run->goes);
     if (!withdraw) {
         n_additions = find_additions(w, s, NULL, run, additions);
         for (int i = 0; i < NCELLS; i++) {
@@ -534,15 +561,11 @@ static void judge_stay(World *w, bool ok, const VhostVDPAIOTLBReport *report)
 
     for (int i = 0; i < NCELLS && !run->withdraw; i++) {
         int entry = run->entry_before[i];
-        bool must_go = false;
 
         if (entry < 0) {
             continue;
         }
-        for (int j = 0; j < run->n_removals; j++) {
-            must_go |= run->removals[j].first == entry;
-        }
-        if (!must_go) {
+        if (!run->goes[i]) {
             CHECK(!run->removed[i] && s->entry_of[i] == entry);
             CHECK(same_memory(&run->before[i], &s->programmed[i]));
         } else if (run->removed[i] && usable(w, i) && !run->refused[i] &&
@@ -555,18 +578,39 @@ static void judge_stay(World *w, bool ok, const VhostVDPAIOTLBReport *report)
     }
 }
 
-/* 3. A removal names an entry */
+/*
+ * 3. A removal names whole entries that have to go, from the first byte of the
+ * first to the last byte of the last; two are one unless something stays
+ * between them
+ */
 static void judge_whole(World *w, bool ok, const VhostVDPAIOTLBReport *report)
 {
     const Run *run = &w->run;
+    int prev_first = -1, prev_last = -1;
 
     for (int n = 0; n < run->report.messages; n++) {
         const Message *m = &run->messages[n];
+        bool between = false;
 
-        for (int i = 0; m->kind == UNMAP && i < NCELLS; i++) {
-            CHECK((i >= m->first && i <= m->last) ==
-                  (run->entry_before[i] == m->first));
+        if (m->kind != UNMAP) {
+            continue;
         }
+        CHECK(run->goes[m->first] && run->entry_before[m->first] == m->first);
+        CHECK(run->goes[m->last] && m->last > prev_last);
+        CHECK(m->last == NCELLS - 1 ||
+              run->entry_before[m->last + 1] != run->entry_before[m->last]);
+        for (int i = m->first; i <= m->last; i++) {
+            CHECK(run->goes[i] || run->entry_before[i] < 0);
+        }
+        for (int i = prev_last + 1; i < m->first; i++) {
+            /* Whatever has to go is removed */
+            CHECK(!run->goes[i]);
+            between |= run->entry_before[i] >= 0;
+        }
+        CHECK(prev_last < 0 || between ||
+              (!prev_first && m->last == NCELLS - 1));
+        prev_first = m->first;
+        prev_last = m->last;
     }
 }
 
@@ -906,8 +950,10 @@ static int model_unmap(void *opaque, uint32_t asid, uint64_t first,
     model_log(w, fail, "unmap %" PRIu32 " [%" PRId64 ",%" PRId64 "]", asid,
               page_first(first), page_last(last));
     CHECK(s->exists && (w->batch < 0 || w->batch == asid));
-    /* Exactly an entry that was mapped */
-    CHECK(s->entry[a].on && s->entry[a].last == b);
+    /* Not just a part of an entry that was mapped, nor an empty margin */
+    CHECK(a <= b && last - first != UINT64_MAX);
+    CHECK(s->entry[a].on && s->entry_of[b] >= 0);
+    CHECK(s->entry[s->entry_of[b]].last == b);
     if (w->judges & 1) {
         CHECK(asid == run->asid && !run->stopped && !run->ended);
         CHECK(w->batch == asid || !w->batching || run->lone);
@@ -915,17 +961,27 @@ static int model_unmap(void *opaque, uint32_t asid, uint64_t first,
         CHECK(a == run->removals[run->removal].first &&
               b == run->removals[run->removal].last);
     }
+    seen[SEEN_REMOVED_APART] += run->removal > 0;
+    seen[SEEN_REMOVED_ALL_64_BITS] += run->removal && b == NCELLS - 1 &&
+        run->messages[run->report.messages - 2].kind == UNMAP &&
+        !run->messages[run->report.messages - 2].first;
     run->removal++;
     if (fail) {
         model_fail(w, VHOST_VDPA_IOTLB_STEP_UNMAP, w->err, asid, first, last);
+        seen[SEEN_REMOVED_TOGETHER_FAILED] += s->entry[a].last < b;
         return -w->err;
     }
 
     run->report.unmaps++;
-    s->entry[a].on = false;
+    seen[SEEN_REMOVED_TOGETHER] += s->entry[a].last < b;
     for (int i = a; i <= b; i++) {
+        if (s->entry_of[i] < 0) {
+            seen[SEEN_REMOVED_OVER_HOLE]++;
+            continue;
+        }
         run->removed[i] = true;
         run->pages_unmapped += cell_pages(i);
+        s->entry[i].on = false;
         s->entry_of[i] = -1;
         s->programmed[i].on = false;
         s->kernel[i].on = false;
@@ -1147,7 +1203,7 @@ static void world_check(World *w)
         messages += stats.messages;
 
         todo = w->batch == asid ||
-               find_removals(w, s, false, pieces) ||
+               find_removals(w, s, false, pieces, NULL) ||
                find_additions(w, s, NULL, NULL, pieces);
         CHECK(vhost_vdpa_iotlb_dirty(w->iotlb, asid) == todo);
 
@@ -1504,10 +1560,7 @@ static void test_obsolete(void)
     del(w, 0, 0, 31);
     g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 32 * PAGE);
     g_assert_true(world_commit(w, 0));
-    expect(w, "begin 0\n"
-              "unmap 0 [0,15]\n"
-              "unmap 0 [16,31]\n"
-              "end 0\n");
+    expect(w, "unmap 0 [0,31]\n");
     g_assert_cmpuint(vhost_vdpa_iotlb_obsolete(w->iotlb, 0), ==, 0);
 
     /* What the device can no longer use; all there can be */
@@ -1584,8 +1637,7 @@ static void test_split(void)
     add(w, 0, 1, 1, 101, RO, 1);
     g_assert_true(world_commit(w, 0));
     expect(w, "begin 0\n"
-              "unmap 0 [0,3]\n"
-              "unmap 0 [5,8]\n"
+              "unmap 0 [0,8]\n"
               "map 0 [0,0] @100 rw\n"
               "map 0 [1,1] @101 ro\n"
               "map 0 [2,3] @102 rw\n"
@@ -1732,8 +1784,7 @@ static void test_all_64_bits(void)
     world_clear(w, 0);
     g_assert_true(world_commit(w, 0));
     expect(w, "begin 0\n"
-              "unmap 0 [0,2]\n"
-              "unmap 0 [4,2251799813685247]\n"
+              "unmap 0 [0,2251799813685247]\n"
               "unmap 0 [-2251799813685248,-1]\n"
               "end 0\n");
     world_free(w);
@@ -1802,10 +1853,7 @@ static void test_range(void)
     world_set_range(w, 2 * PAGE + 1, 8 * PAGE - 2);
     g_assert_false(world_commit(w, 0));
     expect(w, "begin 0\n"
-              "unmap 0 [2,8]\n"
-              "unmap 0 [9,9]\n"
-              "unmap 0 [10,10]\n"
-              "unmap 0 [11,11]\n"
+              "unmap 0 [2,11]\n"
               "map 0 [3,6] @103 rw\n"
               "end 0\n");
     del(w, 0, 7, 11);
@@ -1924,10 +1972,7 @@ static void test_unmap_fails(void)
     del(w, 0, 8, 10);
     w->fail_always[UNMAP] = true;
     g_assert_false(world_commit(w, 0));
-    expect(w, "begin 0\n"
-              "unmap 0 [8,9] FAILS\n"
-              "unmap 0 [10,10] FAILS\n"
-              "end 0\n");
+    expect(w, "unmap 0 [8,10] FAILS\n");
     add(w, 0, 8, 10, 108, RW, 1);
     g_assert_true(world_commit(w, 0));
     expect(w, "");
@@ -2035,11 +2080,7 @@ static void test_withdraw(void)
     g_string_truncate(w->log, 0);
 
     g_assert_true(world_withdraw(w, 0));
-    expect(w, "begin 0\n"
-              "unmap 0 [2,3]\n"
-              "unmap 0 [4,5]\n"
-              "unmap 0 [7,7]\n"
-              "end 0\n");
+    expect(w, "unmap 0 [2,7]\n");
     g_assert_cmpint(w->refs[1] + w->refs[2], ==, 0);
     g_assert_true(world_withdraw(w, 0));
     expect(w, "");
@@ -2054,30 +2095,139 @@ static void test_withdraw(void)
     /* What resisted is useless to the device, so it has to go */
     w->fail_in[UNMAP] = 1;
     g_assert_false(world_withdraw(w, 0));
-    expect(w, "begin 0\n"
-              "unmap 0 [2,5] FAILS\n"
-              "unmap 0 [7,7]\n"
-              "end 0\n");
+    expect(w, "unmap 0 [2,7] FAILS\n");
+    g_assert_cmpint(w->refs[1], >, 0);
+    g_assert_cmpint(w->refs[2], >, 0);
     g_assert_true(world_commit(w, 0));
     expect(w, "begin 0\n"
-              "unmap 0 [2,5]\n"
+              "unmap 0 [2,7]\n"
               "map 0 [2,5] @100 rw\n"
               "map 0 [7,7] @200 ro\n"
               "end 0\n");
 
+    /* It does not fit into one message */
+    add(w, 0, 0, 0, 300, RW, 3);
+    add(w, 0, -1, -1, 400, RW, 4);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
     w->fail_in[BEGIN] = 1;
     g_assert_false(world_withdraw(w, 0));
     expect(w, "begin 0 FAILS\n");
+    w->fail_in[UNMAP] = 1;
+    g_assert_false(world_withdraw(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,7] FAILS\n"
+              "unmap 0 [-1,-1]\n"
+              "end 0\n");
+    g_assert_cmpint(w->refs[4], ==, 0);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,7]\n"
+              "map 0 [0,0] @300 rw\n"
+              "map 0 [2,5] @100 rw\n"
+              "map 0 [7,7] @200 ro\n"
+              "map 0 [-1,-1] @400 rw\n"
+              "end 0\n");
     w->fail_in[END] = 1;
     g_assert_false(world_withdraw(w, 0));
     expect(w, "begin 0\n"
-              "unmap 0 [2,5]\n"
-              "unmap 0 [7,7]\n"
+              "unmap 0 [0,7]\n"
+              "unmap 0 [-1,-1]\n"
               "end 0 FAILS\n");
     g_assert_cmpint(w->refs[1], >, 0);
     g_assert_true(world_withdraw(w, 0));
     expect(w, "end 0\n");
     g_assert_cmpint(w->refs[1], ==, 0);
+    world_free(w);
+}
+
+static void test_remove_together(void)
+{
+    World *w = world_new_logged(true, 0);
+    VhostVDPAIOTLBReport report;
+
+    /* Neighbours, a hole, something that stays, and more */
+    for (int page = 0; page < 12; page++) {
+        add_discrete(w, 0, page, page, 100 + page, RW, 1 + page % 4);
+    }
+    del(w, 0, 2, 3);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+    del(w, 0, 1, 4);
+    del(w, 0, 6, 8);
+    del(w, 0, 10, 10);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [1,4]\n"
+              "unmap 0 [6,8]\n"
+              "unmap 0 [10,10]\n"
+              "end 0\n");
+
+    /* What comes is no hindrance: it is mapped later */
+    add(w, 0, 2, 2, 302, RW, 1);
+    add(w, 0, 7, 7, 307, RW, 2);
+    del(w, 0, 0, 0);
+    del(w, 0, 5, 5);
+    del(w, 0, 9, 9);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "begin 0\n"
+              "unmap 0 [0,9]\n"
+              "map 0 [2,2] @302 rw\n"
+              "map 0 [7,7] @307 rw\n"
+              "end 0\n");
+
+    /* All of them stay if they cannot go, and each can be wanted back */
+    del(w, 0, 2, 2);
+    del(w, 0, 7, 7);
+    w->fail_in[UNMAP] = 1;
+    g_assert_false(world_commit(w, 0));
+    expect(w, "unmap 0 [2,7] FAILS\n");
+    g_assert_cmpint(w->refs[1], ==, 1);
+    g_assert_cmpint(w->refs[2], ==, 1);
+    add(w, 0, 7, 7, 307, RW, 2);
+    g_assert_true(world_commit(w, 0));
+    expect(w, "unmap 0 [2,2]\n");
+    g_assert_cmpint(w->refs[1], ==, 0);
+    g_assert_cmpint(w->refs[2], ==, 1);
+
+    /* Holes are no bytes that were unmapped, and nothing to be tried again */
+    add(w, 0, 20, 20, 120, RW, 1);
+    add(w, 0, -3, -2, 200, RW, 3);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+    world_clear(w, 0);
+    w->fail_in[UNMAP] = 1;
+    g_assert_false(world_commit(w, 0));
+    expect(w, "unmap 0 [7,-2] FAILS\n");
+    add(w, 0, 15, 15, 115, RW, 1);
+    run_prepare(w, 0, false, UINT64_MAX, PAGE);
+    g_assert_true(vhost_vdpa_iotlb_commit(w->iotlb, 0, &report, &error_abort));
+    run_judge(w, true, &report, NULL);
+    g_assert_cmpuint(report.unmaps, ==, 1);
+    g_assert_cmpuint(report.bytes_unmapped, ==, 5 * PAGE);
+    expect(w, "begin 0\n"
+              "unmap 0 [7,-2]\n"
+              "map 0 [15,15] @115 rw\n"
+              "end 0\n");
+
+    /* New memory in a hole is new to a step's limit, what was removed is not */
+    del(w, 0, 15, 15);
+    add(w, 0, 1, 1, 101, RW, 1);
+    add(w, 0, 9, 9, 109, RW, 1);
+    g_assert_true(world_commit(w, 0));
+    g_string_truncate(w->log, 0);
+    add(w, 0, 1, 1, 201, RW, 1);
+    add(w, 0, 4, 5, 204, RW, 1);
+    add(w, 0, 9, 9, 209, RW, 1);
+    g_assert_true(world_commit_some(w, 0, 1, 1, &error_abort));
+    expect(w, "begin 0\n"
+              "unmap 0 [1,9]\n"
+              "map 0 [1,1] @201 rw\n"
+              "map 0 [4,4] @204 rw\n"
+              "map 0 [9,9] @209 rw\n");
+    g_assert_true(world_commit(w, 0));
+    expect(w, "map 0 [5,5] @205 rw\n"
+              "end 0\n");
     world_free(w);
 }
 
@@ -2281,16 +2431,9 @@ static void test_open_batch(void)
     world_reset(w);
     expect(w, "begin 0\n"
               "map 0 [22,25] @400 rw\n"
-              "unmap 0 [10,10]\n"
-              "unmap 0 [12,13]\n"
-              "unmap 0 [14,16]\n"
-              "unmap 0 [17,20]\n"
-              "unmap 0 [22,25]\n"
+              "unmap 0 [10,25]\n"
               "end 0\n"
-              "begin 1\n"
-              "unmap 1 [1,1]\n"
-              "unmap 1 [3,4]\n"
-              "end 1\n");
+              "unmap 1 [1,4]\n");
     g_assert_cmpint(w->refs[1] + w->refs[2] + w->refs[3], ==, 0);
 
     /* A failure closes it, and what was left is left */
@@ -2436,9 +2579,7 @@ static void test_discrete(void)
     del(w, 0, 1, 2);
     g_assert_true(world_commit(w, 0));
     expect(w, "begin 0\n"
-              "unmap 0 [0,1]\n"
-              "unmap 0 [2,3]\n"
-              "unmap 0 [6,9]\n"
+              "unmap 0 [0,9]\n"
               "map 0 [0,0] @100 rw\n"
               "map 0 [3,3] @103 rw\n"
               "map 0 [7,7] @107 rw\n"
@@ -2454,9 +2595,7 @@ static void test_discrete(void)
     del(w, 0, 14, 15);
     g_assert_true(world_commit(w, 0));
     expect(w, "begin 0\n"
-              "unmap 0 [8,8]\n"
-              "unmap 0 [9,9]\n"
-              "unmap 0 [10,19]\n"
+              "unmap 0 [8,19]\n"
               "map 0 [11,13] @111 rw\n"
               "map 0 [16,19] @116 rw\n"
               "end 0\n");
@@ -2721,6 +2860,17 @@ static void test_fail_each(void)
         world_commit(w, 0);
         world_check(w);
         add_discrete(w, 0, 27, 27, 307, RW, 3);
+        world_commit(w, 0);
+        world_check(w);
+        /* Removals together, and apart */
+        for (int page = -8; page < 0; page++) {
+            add_discrete(w, 0, page, page, 400 + page, RW, 4);
+        }
+        world_commit(w, 0);
+        world_check(w);
+        del(w, 0, -7, -6);
+        del(w, 0, -4, -4);
+        del(w, 0, -2, -2);
         world_commit(w, 0);
         world_check(w);
         add(w, 0, 2, 2, 102, RO, 1);
@@ -3290,6 +3440,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-vdpa-iotlb/begin-fails", test_begin_fails);
     g_test_add_func("/vhost-vdpa-iotlb/end-fails", test_end_fails);
     g_test_add_func("/vhost-vdpa-iotlb/withdraw", test_withdraw);
+    g_test_add_func("/vhost-vdpa-iotlb/remove-together",
+                    test_remove_together);
     g_test_add_func("/vhost-vdpa-iotlb/free", test_free);
     g_test_add_func("/vhost-vdpa-iotlb/iova-0", test_iova_0);
     g_test_add_func("/vhost-vdpa-iotlb/steps", test_steps);

@@ -268,8 +268,8 @@ BOOT = {False: (2, 0, 1), True: (4, 0, 1)}
 def expected(persist, cards):
     """{phase: (UPDATEs, INVALIDATEs, batches)}"""
     regions = CARDS if cards else PLAIN
-    # One batch of removals, one of additions, or nothing at all
-    reset = (0, 0, 0) if persist else (regions, regions, 2)
+    # A message that removes all, a batch of additions, or nothing at all
+    reset = (0, 0, 0) if persist else (regions, 1, 1)
     result = {
         'start of QEMU': START,
         'boot': BOOT[cards],
