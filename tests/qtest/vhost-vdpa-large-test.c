@@ -663,6 +663,8 @@ static void prepare_background(void *opaque)
     LargeFault *l = opaque;
 
     prepare_early(l);
+    /* The thread has sent what comes before */
+    vdpa_soft_wait(l->t->soft, "pinning >= 1");
     g_assert_cmpint(start_is_pending(l->t), ==, l->driver);
     g_assert_cmpuint(mapped(l->t), <, wanted(l->t));
 }
