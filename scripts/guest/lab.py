@@ -69,12 +69,17 @@ class Setup(vm.Setup):
     programs: paths of further programs that the machine is to have; relative
         ones are QEMU's, where it was built
     name: of the run, whose logs are apart from those of others
+    tools: names of further programs in C, which move no data
+    files: further ones for the machine, SOURCE=TARGET
     """
 
     def __init__(self, version='6.12', programs=(), name='lab',
-                 environment=os.environ):
+                 environment=os.environ, tools=(), files=()):
+        # pylint: disable=too-many-arguments,too-many-positional-arguments
         self.version = version
         self.programs = list(programs)
+        self.tools = [*TOOLS, *tools]
+        self.files = list(files)
         self.name = name
         self.own_logs = environment.get('GUEST_LOGS')
         # Files that only QEMU needs
@@ -95,7 +100,8 @@ class Setup(vm.Setup):
                                 stdout=subprocess.PIPE, check=True, text=True,
                                 env=environment).stdout.strip()
         self.kernel = os.path.join(folder, 'bzImage')
-        tools = [f'{self._compile(name)}=/usr/sbin/{name}' for name in TOOLS]
+        tools = [f'{self._compile(name)}=/usr/sbin/{name}'
+                 for name in self.tools]
         guest = self.initramfs('guest.initramfs', files=tools)
         firmware = [f'{self._firmware(name)}=/firmware/{name}'
                     for name in FIRMWARE]
@@ -104,7 +110,7 @@ class Setup(vm.Setup):
         self.initrd = self.initramfs(
             'machine.initramfs', (), [self.qemu, 'vdpa', *programs],
             [f'{guest}=/guest.initramfs', f'{self.kernel}=/guest.kernel',
-             *tools, *firmware])
+             *tools, *firmware, *self.files])
         # KVM may work here and still not within
         self.accel = 'tcg'
         # The machine's processors have to wait for ours. If it measures the
@@ -287,11 +293,13 @@ class Guest(vm.Machine):
     memlock: kilobytes of it that may be locked
     firmware: the default is the quickest
     terminal: whether its console is to be used by attach()
+    program: the beginning of the command line, without options of QEMU
     """
 
     def __init__(self, machine, name, arguments, memory=GUEST_MEMORY,
                  shared=True, append='', memlock='unlimited',
-                 firmware='qboot.rom', terminal=False):
+                 firmware='qboot.rom', terminal=False,
+                 program=('qemu-system-x86_64',)):
         self.machine = machine
         self.console = os.path.join(machine.setup.logs,
                                     f'{machine.name}-{name}.console')
@@ -301,7 +309,7 @@ class Guest(vm.Machine):
         ram = ('memory-backend-memfd,share=on' if shared else
                'memory-backend-ram')
         command = [
-            'qemu-system-x86_64', '-name', name,
+            *program, '-name', name,
             '-L', '/firmware', '-bios', firmware,
             '-nodefaults', '-no-user-config', '-display', 'none',
             '-machine', 'q35,accel=kvm,memory-backend=ram',
