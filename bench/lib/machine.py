@@ -99,11 +99,13 @@ class Machine:
     @options: options of QEMU
     @recorded: whether there is a transcript, which takes time to write
     @tcg: let the guest's processor run
+    @launcher: the beginning of a command line that runs all that
 
     transcript: Transcript, None if there is none
     """
 
-    def __init__(self, tree, device, options, recorded=True, tcg=False):
+    def __init__(self, tree, device, options, recorded=True, tcg=False,
+                 launcher=()):
         # pylint: disable=too-many-arguments,too-many-positional-arguments
         self.folder = tempfile.mkdtemp(prefix='vhost-vdpa-bench-')
         control = os.path.join(self.folder, 'control')
@@ -118,7 +120,7 @@ class Machine:
         self._qemu = (TcgMachine if tcg else QEMUQtestMachine)(
             tree.qemu, ['-qtest-log', os.devnull, *options],
             name=f'qemu-{tree.name}',
-            wrapper=[trees.OURS.path(trees.DEVICE[0]), 'run',
+            wrapper=[*launcher, trees.OURS.path(trees.DEVICE[0]), 'run',
                      '--control', control,
                      *(option.replace('FOLDER', self.folder)
                        for option in device), '--'],

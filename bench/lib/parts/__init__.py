@@ -24,6 +24,7 @@ NAMES = [
     'monitor',
     'blackout',
     'data',
+    'instructions',
 ]
 
 

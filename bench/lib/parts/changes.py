@@ -51,7 +51,7 @@ OPERATIONS = {
 }
 
 
-def _options(regions):
+def options(regions):
     """Options of QEMU, and where its further PCI devices are"""
     dimms = min(regions, MAX_DIMMS)
     result = guest.options(256 * MIB, 4 * MIB, MAX_DIMMS + 1, 4096 * MIB)
@@ -89,8 +89,8 @@ class Changes:
         self.times = {}
         self.processor = {}
         self.messages = {}
-        options, more = _options(regions)
-        with Machine(tree, DEVICE, options) as machine:
+        settings, more = options(regions)
+        with Machine(tree, DEVICE, settings) as machine:
             self._machine = machine
             self._guest = guest.Guest(machine, True, more)
             self._guest.boot()

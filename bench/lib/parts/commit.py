@@ -5,10 +5,7 @@ Copyright (c) 2026 The vhost-vdpa backend authors
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
-import re
-import shutil
 import subprocess
-import tempfile
 
 from .. import plot, report, trees
 from ..machine import BenchError
@@ -16,8 +13,6 @@ from ..machine import BenchError
 TITLE = 'what a commit of the reconciler costs, by itself'
 
 PROGRAM = 'tests/bench/vhost-vdpa-iotlb-bench'
-# The function in it that does nothing but commit
-FUNCTION = 'bench_commit*'
 
 
 def _run(*command):
@@ -50,22 +45,6 @@ def measure(ranges=None, changes=None, repetitions=None):
     return result
 
 
-def instructions(ranges, changes):
-    """How many instructions one commit executes, by valgrind"""
-    if not shutil.which('valgrind'):
-        raise BenchError('to count instructions needs valgrind: install the '
-                         'package valgrind, or leave out --instructions')
-    with tempfile.TemporaryDirectory() as folder:
-        done = _run('valgrind', '--tool=callgrind',
-                    f'--callgrind-out-file={folder}/out',
-                    f'--toggle-collect={FUNCTION}', trees.OURS.path(PROGRAM),
-                    '-n', str(ranges), '-k', str(changes), '-r', '1')
-    match = re.search(r'Collected *: *(\d+)', done.stderr)
-    if not match or match[1] == '0':
-        raise BenchError(f'valgrind saw no {FUNCTION}: {done.stderr}')
-    return int(match[1])
-
-
 def run(args, progress):
     """The part "commit" """
     results = []
@@ -75,8 +54,6 @@ def run(args, progress):
     groups = [('', ['tree lookups']), ('messages', ['sent', 'floor']),
               ('us to record the changes', ['median', 'range']),
               ('us to commit', ['median', 'range', 'per change'])]
-    if args.instructions:
-        groups.append(('', ['instructions']))
     table = report.Table('Processor time of the reconciler alone; ours only, '
                          f'{args.runs} runs', groups)
     figures, rows = [], []
@@ -95,11 +72,6 @@ def run(args, progress):
         cells.append(report.microseconds(samples['commit'].median / changes))
         figure = {'ranges': ranges, 'changes': changes,
                   **{key: sample.json() for key, sample in samples.items()}}
-        if args.instructions:
-            progress(f'commit: instructions, {ranges} ranges, '
-                     f'{changes} changes')
-            figure['instructions'] = instructions(ranges, changes)
-            cells.append(report.count(figure['instructions']))
         table.add(f'{changes} of {ranges}', *cells)
         figures.append(figure)
         name = f'{changes} of {ranges} ranges'
