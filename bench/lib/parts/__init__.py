@@ -25,6 +25,7 @@ NAMES = [
     'blackout',
     'data',
     'instructions',
+    'kernel',
 ]
 
 
