@@ -408,16 +408,16 @@ int vhost_vdpa_uapi_set_vring_enable(const VhostVDPANode *n, unsigned vq,
     return ret;
 }
 
-void *vhost_vdpa_uapi_map_doorbell(const VhostVDPANode *n, unsigned vq,
-                                   size_t size)
+int vhost_vdpa_uapi_map_doorbell(const VhostVDPANode *n, unsigned vq,
+                                 size_t size, void **page)
 {
-    /* Write-only and shared, or the kernel refuses (drivers/vhost/vdpa.c) */
-    void *page = mmap(NULL, size, PROT_WRITE, MAP_SHARED, n->fd,
-                      (off_t)vq * size);
-    int ret = page == MAP_FAILED ? -errno : 0;
+    int ret;
 
+    /* Write-only and shared, or the kernel refuses (drivers/vhost/vdpa.c) */
+    *page = mmap(NULL, size, PROT_WRITE, MAP_SHARED, n->fd, (off_t)vq * size);
+    ret = *page == MAP_FAILED ? -errno : 0;
     trace_vhost_vdpa_map_doorbell(n->name, vq, ret);
-    return ret ? NULL : page;
+    return ret;
 }
 
 /*

@@ -122,14 +122,16 @@ int vhost_vdpa_uapi_set_vring_enable(const VhostVDPANode *n, unsigned vq,
  * @n: the device, open for reading and writing
  * @vq: absolute virtqueue index
  * @size: page size in bytes
+ * @page: where to put the page, to write the 16-bit @vq to
  *
  * Most devices have no such page, so failure is no error.  The mapping keeps
  * the device in use after its file is closed: munmap() it first.
  *
- * Returns: a page to write the 16-bit @vq to, or NULL
+ * Returns: 0, or a negative errno; -VHOST_VDPA_ENOTSUPP if no other virtqueue
+ * has such a page, either (drivers/vhost/vdpa.c, vhost_vdpa_mmap())
  */
-void *vhost_vdpa_uapi_map_doorbell(const VhostVDPANode *n, unsigned vq,
-                                   size_t size);
+int vhost_vdpa_uapi_map_doorbell(const VhostVDPANode *n, unsigned vq,
+                                 size_t size, void **page);
 
 /*
  * IOTLB messages, version 2.  Only the negative errno is returned: the

@@ -488,27 +488,33 @@ static bool step_retry_reset(VhostVDPAShared *s, Error **errp)
 static bool add_status(VhostVDPAShared *s, uint8_t bits, Error **errp)
 {
     VhostVDPANode n = node(s);
-    uint8_t status;
+    uint8_t wanted = s->virtio_status | bits, status;
+    Error *err = NULL;
 
-    if (vhost_vdpa_uapi_get_status(&n, &status, errp) ||
-        vhost_vdpa_uapi_set_status(&n, status | bits, errp) ||
-        vhost_vdpa_uapi_get_status(&n, &status, errp)) {
+    vhost_vdpa_uapi_set_status(&n, wanted, &err);
+    if (vhost_vdpa_uapi_get_status(&n, &status, err ? NULL : &err)) {
+        error_propagate(errp, err);
         return false;
     }
-    if ((status & bits) != bits ||
-        (status & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET))) {
+    if (status & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) ||
+        (!err && (status & wanted) != wanted)) {
+        error_free(err);
         error_setg(errp, "vhost-vdpa device '%s': it does not accept status "
                    "0x%x and remains at 0x%x; look at the host's kernel log",
                    s->name, bits, status);
         return false;
     }
-    return true;
+    s->virtio_status = status;
+    error_propagate(errp, err);
+    return !err;
 }
 
 static bool step_acknowledge(VhostVDPAShared *s, Error **errp)
 {
-    return add_status(s, VIRTIO_CONFIG_S_ACKNOWLEDGE, errp) &&
-           add_status(s, VIRTIO_CONFIG_S_DRIVER, errp);
+    /* As a reset left it */
+    s->virtio_status = 0;
+    return add_status(s, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER,
+                      errp);
 }
 
 static bool step_send_features(VhostVDPAShared *s, Error **errp)
@@ -761,18 +767,13 @@ static const TypeInfo doorbell_info = {
     .instance_finalize = doorbell_finalize,
 };
 
-static VhostVDPADoorbell *doorbell_new(VhostVDPAShared *s, unsigned vq)
+static VhostVDPADoorbell *doorbell_new(void *page, unsigned vq)
 {
     size_t size = qemu_real_host_page_size();
     g_autofree char *name = g_strdup_printf("vhost-vdpa-doorbell-%u", vq);
-    VhostVDPANode n = node(s);
-    void *page = vhost_vdpa_uapi_map_doorbell(&n, vq, size);
-    VhostVDPADoorbell *d;
+    VhostVDPADoorbell *d =
+        VHOST_VDPA_DOORBELL(object_new(TYPE_VHOST_VDPA_DOORBELL));
 
-    if (!page) {
-        return NULL;
-    }
-    d = VHOST_VDPA_DOORBELL(object_new(TYPE_VHOST_VDPA_DOORBELL));
     d->page = page;
     memory_region_init_ram_device_ptr(&d->mr, OBJECT(d), name, size, page);
     return d;
@@ -781,6 +782,7 @@ static VhostVDPADoorbell *doorbell_new(VhostVDPAShared *s, unsigned vq)
 /* Let the guest notify the device without leaving guest mode, if possible */
 static bool step_map_doorbells(VhostVDPAShared *s, Error **errp)
 {
+    VhostVDPANode n = node(s);
     VhostVDPA *v;
     unsigned i;
 
@@ -789,15 +791,23 @@ static bool step_map_doorbells(VhostVDPAShared *s, Error **errp)
         VhostVDPARing *r = &v->rings[i];
         unsigned guest_vq = v->dev->vq_index + i;
         VhostVDPADoorbell *d;
+        void *page;
+        int ret;
 
         /* The guest writes the index that it knows */
         if (!r->enabled || ring_vq(v, i) != guest_vq) {
             continue;
         }
-        d = doorbell_new(s, guest_vq);
-        if (!d) {
+        ret = vhost_vdpa_uapi_map_doorbell(&n, guest_vq,
+                                           qemu_real_host_page_size(), &page);
+        if (ret == -VHOST_VDPA_ENOTSUPP) {
+            /* The driver has none, or none of this size */
+            goto out;
+        }
+        if (ret) {
             continue;
         }
+        d = doorbell_new(page, guest_vq);
         if (virtio_queue_set_host_notifier_mr(s->vdev, guest_vq, &d->mr,
                                               true)) {
             /* The guest has no page for each queue: page-per-vq=off */

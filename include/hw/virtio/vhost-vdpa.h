@@ -80,6 +80,7 @@ struct VhostVDPAShared {
     uint32_t num_groups;
     uint32_t num_as;
     uint32_t config_size;       /* UINT32_MAX: the kernel cannot tell */
+    uint8_t virtio_status;      /* accepted since the last reset */
     uint16_t max_ring;
     uint64_t device_features;
     uint64_t backend_features;
