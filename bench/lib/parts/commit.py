@@ -15,14 +15,15 @@ TITLE = 'what a commit of the reconciler costs, by itself'
 PROGRAM = 'tests/bench/vhost-vdpa-iotlb-bench'
 
 
-def _run(*command):
+def execute(*command):
+    """Run a command; returns what it said, raises if it fails"""
     done = subprocess.run(command, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           check=False, text=True)
     if done.returncode:
         raise BenchError(f'{" ".join(command)} fails with status '
                          f'{done.returncode}: {done.stderr.strip()}')
-    return done
+    return done.stdout
 
 
 def measure(ranges=None, changes=None, repetitions=None):
@@ -37,7 +38,7 @@ def measure(ranges=None, changes=None, repetitions=None):
         if value is not None:
             command += [option, str(value)]
     result = {}
-    for line in _run(*command).stdout.splitlines()[1:]:
+    for line in execute(*command).splitlines()[1:]:
         words = [int(word) for word in line.split()]
         result[words[0], words[1]] = {
             'lookups': words[2], 'messages': words[3], 'change': words[4],

@@ -211,12 +211,7 @@ def count_commit(ranges, number):
                            f'--toggle-collect={COMMIT}')
         command += [trees.OURS.path(commit.PROGRAM), '-n', str(ranges),
                     '-k', str(number), '-r', '1']
-        done = subprocess.run(command, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              check=False, text=True)
-        if done.returncode:
-            raise BenchError(f'{" ".join(command)} fails with status '
-                             f'{done.returncode}: {done.stderr.strip()}')
+        commit.execute(*command)
         with open(f'{folder}/out', encoding='utf-8') as file:
             return Counts(file, os.path.basename(commit.PROGRAM))
 
