@@ -1195,6 +1195,22 @@ static void test_features_refused(void)
     vdpa_end(t);
 }
 
+/* The kernel refuses to drop what the device raised, and does not say why */
+static void test_status_raised(void)
+{
+    VdpaTest *t = vdpa_start("");
+    VdpaNic *nic = vdpa_nic_new(t, VDPA_NIC_SLOT);
+
+    vdpa_soft_do(t->soft, "needs-reset");
+    vdpa_nic_prepare(nic, 0);
+    vdpa_nic_set_driver_ok(nic);
+    vdpa_nic_wait_needs_reset(nic);
+    vdpa_take_error(t, "'" VDPA_NODE "'.*status 0x3 and remains at 0x40; ");
+    vdpa_nic_check_recovery(nic);
+    vdpa_nic_free(nic);
+    vdpa_end(t);
+}
+
 static void test_driver_ok_refused(void)
 {
     VdpaTest *t = vdpa_start("--fail-driver-ok");
@@ -3029,6 +3045,7 @@ static void add_tests(void)
     qtest_add_func("vhost-vdpa/features/no-control",
                    test_features_no_control);
     qtest_add_func("vhost-vdpa/features/refused", test_features_refused);
+    qtest_add_func("vhost-vdpa/start/status-raised", test_status_raised);
     qtest_add_func("vhost-vdpa/features/driver-ok-refused",
                    test_driver_ok_refused);
     qtest_add_func("vhost-vdpa/features/legacy", test_legacy_driver);
